@@ -1,0 +1,1 @@
+"""The factor table: read, check, fingerprint, convert, write."""

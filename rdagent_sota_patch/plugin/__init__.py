@@ -1,0 +1,1 @@
+"""The part that works inside RD-Agent; the only package that imports it."""

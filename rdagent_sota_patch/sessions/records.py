@@ -1,0 +1,126 @@
+"""What a session says, as frozen objects: the typed view that the rest of the package works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path, PurePath
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Signature(str, Enum):
+    """What is known about who wrote a snapshot (``rdagent/core/serialization.py``)."""
+
+    VERIFIED = "verified"
+    KEY_NOT_HERE = "signed, key not here"
+    UNSIGNED = "unsigned"
+    ALTERED = "altered"
+
+
+class ExperimentKind(str, Enum):
+    """What an experiment was about, by its class."""
+
+    FACTOR = "factor"
+    MODEL = "model"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One mined factor of an experiment.
+
+    Attributes:
+        implemented: Whether RD-Agent's coder accepted the code (``prop_dev_feedback``); only such a
+            factor enters the experiment's table.
+        code: Text of ``factor.py``; None when the session does not hold it.
+    """
+
+    name: str
+    description: str = ""
+    formulation: str = ""
+    variables: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    code: str | None = None
+    implemented: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model of a model experiment."""
+
+    name: str
+    model_type: str = ""
+    description: str = ""
+    formulation: str = ""
+    architecture: str = ""
+    hyperparameters: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    training_hyperparameters: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExperimentRecord:
+    """One experiment of a run, with its feedback where it has one.
+
+    Attributes:
+        loop: RD-Agent's loop index (``trace.idx2loop_id``), or the position in the history without it.
+        decision: ``feedback.decision``; None for an experiment that is only built upon.
+        metrics: Qlib's metrics by name, as in ``qlib_res.csv``; empty when there is no result.
+        workspace: The experiment's workspace as the writing machine spelled it.
+        based_on: The factor experiments this one was built on, oldest first, placeholders left out.
+        base_features: Alpha name to Qlib expression; empty where the release does not record it (0.8.0).
+        base_feature_codes: File name to code of the user's own base features.
+        sota_source: What the plugin recorded about the SOTA factors used, as plain data.
+    """
+
+    loop: int
+    kind: ExperimentKind
+    decision: bool | None = None
+    hypothesis: str = ""
+    reason: str = ""
+    factors: tuple[Factor, ...] = ()
+    model: Model | None = None
+    metrics: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    workspace: PurePath | None = None
+    based_on: tuple[ExperimentRecord, ...] = ()
+    base_features: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    base_feature_codes: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    sota_source: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """One snapshot of a run, read safely.
+
+    Attributes:
+        log: The run's log folder, which holds ``__session__``.
+        snapshot: The file that was read.
+        loop_class: Class of the loop that was saved, such as ``FactorRDLoop``.
+        experiments: The history (``trace.hist``), oldest first.
+        skipped: Snapshots passed over on the way to this one, with the reason.
+    """
+
+    log: Path
+    snapshot: Path
+    signature: Signature
+    loop_class: str
+    experiments: tuple[ExperimentRecord, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def task_id(self) -> str:
+        """The run's id: the name of its log folder."""
+        return self.log.name
+
+    @property
+    def sota(self) -> ExperimentRecord | None:
+        """The last accepted factor experiment, whose table holds every factor accepted before it."""
+        for experiment in reversed(self.experiments):
+            if experiment.kind is ExperimentKind.FACTOR and experiment.decision:
+                return experiment
+        return None

@@ -1,0 +1,195 @@
+"""The user's settings, read once from the environment and ``.env`` into a frozen object.
+
+RD-Agent loads ``.env`` from the current folder without overriding the environment
+(``rdagent/app/cli.py``); the same order holds here.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rdagent_sota_patch.errors import Problem, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DEFAULT_FACTOR_FILE = Path("sota_factors.parquet")
+LATEST = "latest"
+
+_TRUE = frozenset({"1", "true", "yes", "on", "t", "y"})
+_FALSE = frozenset({"0", "false", "no", "off", "f", "n", ""})
+
+
+def parse_switch(value: object) -> bool:
+    """Read a switch: true/1/yes/on or false/0/no/off in any case; empty is off.
+
+    Raises:
+        ValueError: The value is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(f"{value!r} is not a switch: use true or false")
+
+
+def _parse_path(value: object) -> Path | None:
+    text = str(value).strip() if value is not None else ""
+    return Path(text).expanduser() if text else None
+
+
+def _split_paths(value: object) -> object:
+    import os
+
+    if isinstance(value, str):
+        return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part.strip())
+    return value
+
+
+Switch = Annotated[bool, BeforeValidator(parse_switch)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_parse_path)]
+
+
+class SourceKind(str, Enum):
+    """Where SOTA factors come from, in order of priority."""
+
+    LOG = "log"
+    WORKSPACE = "workspace"
+    FILE = "file"
+
+
+class Settings(BaseSettings):
+    """The settings table of the README; field names are the variables' names in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, case_sensitive=False
+    )
+
+    load_sota_from_log: Switch = False
+    sota_log_path: OptionalPath = None
+    load_sota_from_workspace: Switch = False
+    sota_workspace_path: OptionalPath = None
+    load_sota_factors: Switch = False
+    sota_factors_path: OptionalPath = None
+    save_sota_factors: Switch = False
+    use_alpha_factors: Switch = False
+    sota_strict: Switch = True
+    sota_require_causal: Switch = False
+    sota_embed_weights_mb: Annotated[float, Field(ge=0)] = 16.0
+    sota_inherit_trace: Switch = False
+    sota_workspace_root: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
+    rdagent_sota_disable: Switch = False
+
+    @property
+    def source(self) -> SourceKind | None:
+        """The one source in force: the first that is switched on, log before workspace before file."""
+        if self.load_sota_from_log:
+            return SourceKind.LOG
+        if self.load_sota_from_workspace:
+            return SourceKind.WORKSPACE
+        if self.load_sota_factors:
+            return SourceKind.FILE
+        return None
+
+    @property
+    def factor_file(self) -> Path:
+        """The factor file that ``LOAD_SOTA_FACTORS`` reads and ``SAVE_SOTA_FACTORS`` writes."""
+        return self.sota_factors_path or DEFAULT_FACTOR_FILE
+
+    def notices(self) -> tuple[Problem, ...]:
+        """What is set and has no effect; worth saying once, never an error."""
+        return tuple(self._notices())
+
+    def _notices(self) -> Iterable[Problem]:
+        pairs = (
+            ("SOTA_LOG_PATH", self.sota_log_path, "LOAD_SOTA_FROM_LOG", self.load_sota_from_log),
+            (
+                "SOTA_WORKSPACE_PATH",
+                self.sota_workspace_path,
+                "LOAD_SOTA_FROM_WORKSPACE",
+                self.load_sota_from_workspace,
+            ),
+            (
+                "SOTA_FACTORS_PATH",
+                self.sota_factors_path,
+                "LOAD_SOTA_FACTORS or SAVE_SOTA_FACTORS",
+                self.load_sota_factors or self.save_sota_factors,
+            ),
+        )
+        for path_name, path, switch_name, switched_on in pairs:
+            if path is not None and not switched_on:
+                yield Problem(
+                    "path-without-switch",
+                    f"{path_name} is set to {path} but {switch_name} is off, so it has no effect.",
+                    f"Set {switch_name.split(' or ', maxsplit=1)[0]}=true to use it.",
+                )
+        switched = [
+            name
+            for name, on in (
+                ("LOAD_SOTA_FROM_LOG", self.load_sota_from_log),
+                ("LOAD_SOTA_FROM_WORKSPACE", self.load_sota_from_workspace),
+                ("LOAD_SOTA_FACTORS", self.load_sota_factors),
+            )
+            if on
+        ]
+        if len(switched) > 1:
+            yield Problem(
+                "several-sources",
+                f"{' and '.join(switched)} are all on; {switched[0]} comes first and is the one used.",
+                f"Switch off {' and '.join(switched[1:])} to silence this.",
+            )
+        if self.source is None and self.use_alpha_factors:
+            yield Problem(
+                "alpha-without-source",
+                "USE_ALPHA_FACTORS is on but no LOAD_SOTA_* is, so it has no effect.",
+                "RD-Agent without SOTA factors uses its Alpha features anyway.",
+            )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; keyword arguments take precedence over the environment and ``.env``.
+
+    Raises:
+        SettingsError: One or more values cannot be read, or a switch lacks its path; reports all of them.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError.of(
+            [
+                Problem(
+                    "bad-setting",
+                    f"{str(detail['loc'][0]).upper()}: {str(detail['msg']).removeprefix('Value error, ')}",
+                    "Correct it in the environment or in .env.",
+                )
+                for detail in error.errors()
+            ]
+        ) from None
+    problems = []
+    if settings.load_sota_from_log and settings.sota_log_path is None:
+        problems.append(
+            Problem(
+                "switch-without-path",
+                "LOAD_SOTA_FROM_LOG is on but SOTA_LOG_PATH is not set.",
+                "Set SOTA_LOG_PATH to a run's log folder, or to 'latest'.",
+            )
+        )
+    if settings.load_sota_from_workspace and settings.sota_workspace_path is None:
+        problems.append(
+            Problem(
+                "switch-without-path",
+                "LOAD_SOTA_FROM_WORKSPACE is on but SOTA_WORKSPACE_PATH is not set.",
+                "Set SOTA_WORKSPACE_PATH to a workspace that holds combined_factors_df.parquet.",
+            )
+        )
+    if problems:
+        raise SettingsError.of(problems)
+    return settings
