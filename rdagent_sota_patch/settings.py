@@ -104,6 +104,38 @@ class Settings(BaseSettings):
         """The factor file that ``LOAD_SOTA_FACTORS`` reads and ``SAVE_SOTA_FACTORS`` writes."""
         return self.sota_factors_path or DEFAULT_FACTOR_FILE
 
+    def missing_paths(self) -> tuple[Problem, ...]:
+        """The path that the source in force needs and does not have."""
+        if self.source is SourceKind.LOG and self.sota_log_path is None:
+            return (
+                Problem(
+                    "switch-without-path",
+                    "LOAD_SOTA_FROM_LOG is on but SOTA_LOG_PATH is not set.",
+                    "Set SOTA_LOG_PATH to a run's log folder, or to 'latest'.",
+                ),
+            )
+        if self.source is SourceKind.WORKSPACE and self.sota_workspace_path is None:
+            return (
+                Problem(
+                    "switch-without-path",
+                    "LOAD_SOTA_FROM_WORKSPACE is on but SOTA_WORKSPACE_PATH is not set.",
+                    "Set SOTA_WORKSPACE_PATH to a workspace that holds combined_factors_df.parquet.",
+                ),
+            )
+        return ()
+
+    def unsupported(self) -> tuple[Problem, ...]:
+        """What is switched on and this version cannot do; going on without it would be silent."""
+        wishes = (
+            ("SOTA_REQUIRE_CAUSAL", self.sota_require_causal, "look-ahead audit"),
+            ("SOTA_INHERIT_TRACE", self.sota_inherit_trace, "way to inherit the factor stage's history"),
+        )
+        return tuple(
+            Problem("not-in-this-version", f"{name} is on, but this version has no {what}.", f"Unset {name}.")
+            for name, on, what in wishes
+            if on
+        )
+
     def notices(self) -> tuple[Problem, ...]:
         """What is set and has no effect; worth saying once, never an error."""
         return tuple(self._notices())
@@ -158,38 +190,22 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the settings; keyword arguments take precedence over the environment and ``.env``.
 
     Raises:
-        SettingsError: One or more values cannot be read, or a switch lacks its path; reports all of them.
+        SettingsError: One or more values cannot be read; reports all of them, and a path that is missing.
     """
     try:
-        settings = Settings(**overrides)
+        return Settings(**overrides)
     except ValidationError as error:
-        raise SettingsError.of(
-            [
-                Problem(
-                    "bad-setting",
-                    f"{str(detail['loc'][0]).upper()}: {str(detail['msg']).removeprefix('Value error, ')}",
-                    "Correct it in the environment or in .env.",
-                )
-                for detail in error.errors()
-            ]
-        ) from None
-    problems = []
-    if settings.load_sota_from_log and settings.sota_log_path is None:
-        problems.append(
+        problems = [
             Problem(
-                "switch-without-path",
-                "LOAD_SOTA_FROM_LOG is on but SOTA_LOG_PATH is not set.",
-                "Set SOTA_LOG_PATH to a run's log folder, or to 'latest'.",
+                "bad-setting",
+                f"{str(detail['loc'][0]).upper()}: {detail['msg'].removeprefix('Value error, ')}",
+                "Correct it in the environment or in .env.",
             )
-        )
-    if settings.load_sota_from_workspace and settings.sota_workspace_path is None:
-        problems.append(
-            Problem(
-                "switch-without-path",
-                "LOAD_SOTA_FROM_WORKSPACE is on but SOTA_WORKSPACE_PATH is not set.",
-                "Set SOTA_WORKSPACE_PATH to a workspace that holds combined_factors_df.parquet.",
-            )
-        )
-    if problems:
-        raise SettingsError.of(problems)
-    return settings
+            for detail in error.errors()
+        ]
+        defaults = {
+            name: Settings.model_fields[name].default
+            for name in (str(detail["loc"][0]) for detail in error.errors())
+        }
+    problems.extend(Settings(**{**overrides, **defaults}).missing_paths())
+    raise SettingsError.of(problems)

@@ -68,14 +68,19 @@ class ExperimentRecord:
     """One experiment of a run, with its feedback where it has one.
 
     Attributes:
-        loop: RD-Agent's loop index (``trace.idx2loop_id``), or the position in the history without it.
+        loop: RD-Agent's loop index (``trace.idx2loop_id``), or the position in the history without it;
+            -1 for an experiment outside the history.
         decision: ``feedback.decision``; None for an experiment that is only built upon.
+        reason: Why it was accepted or rejected, from its feedback.
         metrics: Qlib's metrics by name, as in ``qlib_res.csv``; empty when there is no result.
         workspace: The experiment's workspace as the writing machine spelled it.
-        based_on: The factor experiments this one was built on, oldest first, placeholders left out.
+        based_on: The factor experiments this one was built on, oldest first. Placeholders without tasks
+            are left out, save those with ``base_feature_codes``, which RD-Agent runs as well.
         base_features: Alpha name to Qlib expression; empty where the release does not record it (0.8.0).
         base_feature_codes: File name to code of the user's own base features.
         sota_source: What the plugin recorded about the SOTA factors used, as plain data.
+        class_path: The experiment's class as ``module:name``; tells apart what is ``OTHER``.
+        unread: What the session holds of this experiment in a form that is not known, one line each.
     """
 
     loop: int
@@ -91,6 +96,8 @@ class ExperimentRecord:
     base_features: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     base_feature_codes: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     sota_source: Mapping[str, Any] | None = None
+    class_path: str = ""
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,118 @@
+"""Atomic file writing: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.errors import SotaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What network and FUSE file systems answer when a folder cannot be synced; the file itself is safe by then.
+_FOLDER_SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
+
+
+@contextmanager
+def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a path to write to, which becomes ``target`` when the block ends well.
+
+    The temporary file stands beside the target and is gone when the block fails; a target that
+    existed keeps its content until then. A target that is a link is replaced, not followed.
+    Open what is read before entering: an ``OSError`` inside counts as a failure to write.
+
+    Args:
+        target: The file to write; its folder must exist.
+        durable: Whether to wait until the disk has it. Off, a power cut may lose the new file.
+
+    Raises:
+        SotaError: ``cannot-write``.
+    """
+    try:
+        temporary = _create_beside(target)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        yield temporary
+        if durable:
+            _sync_file(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        _remove(temporary)
+        raise _cannot_write(target, error) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+    if durable:
+        _sync_folder(target.parent)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 with its line endings as they are.
+
+    Raises:
+        SotaError: ``cannot-write``.
+    """
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def _create_beside(target: Path) -> Path:
+    # Not derived from the target's name, which may already be as long as the file system allows.
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    # The mode that plain open() would give, where tempfile would make the file private.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        if target.is_dir() and not target.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if target.is_file() and not target.is_symlink():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+    except BaseException:
+        _remove(temporary)
+        raise
+    return temporary
+
+
+def _sync_file(path: Path) -> None:
+    # Windows syncs only a file that is open for writing.
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows has no way to sync a folder.
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # A folder may be writable and not readable.
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _FOLDER_SYNC_UNSUPPORTED:
+            raise _cannot_write(folder, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _remove(temporary: Path) -> None:
+    # Clean-up must not hide the failure that led here.
+    with suppress(OSError):
+        temporary.unlink()
+
+
+def _cannot_write(target: Path, error: OSError) -> SotaError:
+    return SotaError(
+        "cannot-write",
+        f"Cannot write {target}: {error.strerror or error}.",
+        "Check that its folder exists, is writable and has room, or choose another place.",
+    )

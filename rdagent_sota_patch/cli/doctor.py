@@ -1,0 +1,91 @@
+"""``rdagent-sota doctor``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.markup import escape
+
+from rdagent_sota_patch.cli.output import EXIT_PROBLEM, out, print_json, print_problems, problem_to_plain
+from rdagent_sota_patch.factors.features import summarize
+from rdagent_sota_patch.plugin.doctor import Diagnosis, diagnose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rdagent_sota_patch.factors.sources import Source
+
+
+def run_doctor(as_json: bool) -> None:
+    """Print the diagnosis; exit 1 if a run would be stopped."""
+    diagnosis = diagnose()
+    if as_json:
+        print_json(_to_plain(diagnosis))
+    else:
+        _show(diagnosis)
+    if diagnosis.problems:
+        raise typer.Exit(EXIT_PROBLEM)
+
+
+def _to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
+    features = diagnosis.features
+    return {
+        "active": diagnosis.active,
+        "rdagent": diagnosis.rdagent,
+        "source": _source_to_plain(diagnosis, diagnosis.source) if diagnosis.source else None,
+        "alpha_features": diagnosis.alpha,
+        "num_features": features.count if features else 0,
+        "problems": [problem_to_plain(problem) for problem in diagnosis.problems],
+        "notices": [problem_to_plain(notice) for notice in diagnosis.notices],
+    }
+
+
+def _source_to_plain(diagnosis: Diagnosis, source: Source) -> dict[str, Any]:
+    table = diagnosis.table
+    return {
+        "kind": source.kind.value,
+        "path": str(source.path),
+        "snapshot": str(source.session.snapshot) if source.session else None,
+        "loop": source.loop,
+        "workspace": str(source.workspace) if source.workspace else None,
+        "factors": list(diagnosis.features.sota) if diagnosis.features else [],
+        "rows": table.rows if table else None,
+        "start": table.start.isoformat() if table else None,
+        "end": table.end.isoformat() if table else None,
+        "fingerprint": table.fingerprint if table else None,
+    }
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    for label, value in _facts(diagnosis):
+        out.print(f"[dim]{label:<12}[/] {escape(value)}", soft_wrap=True)
+    print_problems(diagnosis.notices, style="yellow", mark="!")
+    print_problems(diagnosis.problems)
+    if not diagnosis.problems:
+        out.print(_verdict(diagnosis), style="green", soft_wrap=True)
+
+
+def _verdict(diagnosis: Diagnosis) -> str:
+    if diagnosis.source is None or diagnosis.features is None:
+        return "No LOAD_SOTA_* is on: RD-Agent runs as if the plugin were not installed."
+    dates = f", {diagnosis.table.start}…{diagnosis.table.end}" if diagnosis.table else ""
+    return f"{summarize(diagnosis.features)}{dates}, ready"
+
+
+def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
+    yield "plugin", "active" if diagnosis.active else "not active"
+    yield "rdagent", diagnosis.rdagent or "not installed"
+    source, table = diagnosis.source, diagnosis.table
+    if source is not None:
+        loop = f", loop {source.loop}" if source.loop is not None else ""
+        yield "source", f"{source.kind.value} {source.path}{loop}"
+        if source.session is not None:
+            yield "snapshot", f"{source.session.snapshot} ({source.session.signature.value})"
+        yield "table", str(source.table) if source.table else "gone; will be rebuilt"
+        yield "source's IC", f"{source.metrics['IC']:.4f}" if "IC" in source.metrics else "unknown"
+    if diagnosis.features is not None:
+        yield "factors", ", ".join(diagnosis.features.sota)
+    if table is not None:
+        yield "rows", f"{table.rows:,}, {table.instruments} instruments"
+        yield "fingerprint", table.fingerprint

@@ -1,0 +1,155 @@
+"""``rdagent-sota inspect``: reads the log alone, and imports neither RD-Agent nor Qlib."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from rdagent_sota_patch.cli.output import err, out, print_json
+from rdagent_sota_patch.sessions.locate import summarize
+from rdagent_sota_patch.sessions.logs import find_log, log_roots
+from rdagent_sota_patch.sessions.records import ExperimentKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
+
+ANNUALIZED_RETURN = "1day.excess_return_with_cost.annualized_return"
+MAX_DRAWDOWN = "1day.excess_return_with_cost.max_drawdown"
+
+_COLUMNS = (
+    ("IC", "IC"),
+    ("ICIR", "ICIR"),
+    ("Rank IC", "Rank IC"),
+    ("ann. return", ANNUALIZED_RETURN),
+    ("max drawdown", MAX_DRAWDOWN),
+)
+
+
+def run_inspect(log: Path, as_json: bool) -> None:
+    """Print a run's loops."""
+    session = find_log(log, log_roots(os.environ))
+    if as_json:
+        print_json(_to_plain(session))
+    else:
+        _show(session)
+
+
+def _to_plain(session: Session) -> dict[str, Any]:
+    sota = session.sota
+    return {
+        "task_id": session.task_id,
+        "log": str(session.log),
+        "snapshot": str(session.snapshot),
+        "signature": session.signature.value,
+        "skipped": [{"snapshot": str(path), "reason": reason} for path, reason in session.skipped],
+        "hist_len": len(session.experiments),
+        "loops": [_experiment_to_plain(experiment) for experiment in session.experiments],
+        "sota": {
+            "loop": sota.loop,
+            "factors": list(sota_names(sota)),
+            "workspace": str(sota.workspace) if sota.workspace else None,
+            "metrics": dict(sota.metrics),
+        }
+        if sota
+        else None,
+    }
+
+
+def _experiment_to_plain(experiment: ExperimentRecord) -> dict[str, Any]:
+    source = experiment.sota_source
+    return {
+        "loop": experiment.loop,
+        "kind": experiment.kind.value,
+        "decision": experiment.decision,
+        "hypothesis": experiment.hypothesis,
+        "factors": [
+            {
+                "name": factor.name,
+                "description": factor.description,
+                "formulation": factor.formulation,
+                "implemented": factor.implemented,
+            }
+            for factor in experiment.factors
+        ],
+        "model": {"name": experiment.model.name, "model_type": experiment.model.model_type}
+        if experiment.model
+        else None,
+        "metrics": dict(experiment.metrics),
+        "workspace": str(experiment.workspace) if experiment.workspace else None,
+        "sota_source": dict(source) if source else None,
+    }
+
+
+def sota_names(sota: ExperimentRecord) -> tuple[str, ...]:
+    """The factors accepted up to and with ``sota``, oldest first, each name once."""
+    return tuple(
+        dict.fromkeys(
+            factor.name
+            for record in (*sota.based_on, sota)
+            for factor in record.factors
+            if factor.implemented
+        )
+    )
+
+
+def _show(session: Session) -> None:
+    out.print(f"[bold]{escape(session.task_id)}[/]  {escape(session.loop_class)}, {session.signature.value}")
+    out.print(escape(f"snapshot {session.snapshot}"), style="dim", soft_wrap=True)
+    for path, reason in session.skipped:
+        err.print(f"! skipped {path}: {reason}", style="yellow", markup=False, soft_wrap=True)
+    sota = session.sota
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("loop", justify="right")
+    table.add_column("kind")
+    table.add_column("decision")
+    for name, _ in _COLUMNS:
+        table.add_column(name, justify="right")
+    for experiment in session.experiments:
+        table.add_row(
+            str(experiment.loop),
+            experiment.kind.value,
+            _verdict(experiment, sota),
+            *(_number(experiment.metrics.get(key)) for _, key in _COLUMNS),
+        )
+    out.print(table)
+    for experiment in session.experiments:
+        out.print(f"loop {experiment.loop}: {_subject(experiment)}", markup=False, soft_wrap=True)
+        if experiment.workspace is not None:
+            out.print(f"  {experiment.workspace}", style="dim", markup=False, soft_wrap=True)
+    if sota is None:
+        out.print(f"No SOTA factors in this log: {summarize(session)}.", style="yellow")
+        return
+    names = sota_names(sota)
+    out.print(
+        f"SOTA: loop {sota.loop}, {len(names)} factors: {escape(', '.join(names))}",
+        style="green",
+        soft_wrap=True,
+    )
+
+
+def _verdict(experiment: ExperimentRecord, sota: ExperimentRecord | None) -> str:
+    if experiment is sota:
+        return "[bold green]accepted ← SOTA[/]"
+    return "[green]accepted[/]" if experiment.decision else "[red]rejected[/]"
+
+
+def _subject(experiment: ExperimentRecord) -> str:
+    if experiment.kind is ExperimentKind.MODEL and experiment.model is not None:
+        text = f"{experiment.model.name} ({experiment.model.model_type})"
+        source = experiment.sota_source
+        if source:
+            text += f" on {source['sota_factor_count']} SOTA factors, {source['num_features']} features"
+        return text
+    return ", ".join(
+        factor.name if factor.implemented else f"{factor.name} (code not accepted)"
+        for factor in experiment.factors
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

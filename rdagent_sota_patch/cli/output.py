@@ -1,0 +1,76 @@
+"""How commands speak: rich for people on stdout, one JSON object with ``--json``, errors on stderr, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rdagent_sota_patch.errors import Problem, SotaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_PROBLEM = 1
+"""A problem was found. 0 is well; 2 is bad usage, given by Typer."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+out = Console()
+err = Console(stderr=True)
+
+
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn a ``SotaError`` into its text on stderr (with ``--json``, an object on stdout) and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except SotaError as error:
+            if kwargs.get("as_json"):
+                print_json({"problems": [problem_to_plain(problem) for problem in error.problems]})
+            else:
+                print_problems(error.problems)
+            raise typer.Exit(EXIT_PROBLEM) from None
+
+    return run
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON object; NaN and infinities, which JSON lacks, become null."""
+    json.dump(_finite(document), sys.stdout, ensure_ascii=False, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def print_problems(problems: Iterable[Problem], *, style: str = "red", mark: str = "✗") -> None:
+    """Print problems on stderr, each with its slug and what to do next."""
+    for problem in problems:
+        text = Text.assemble((f"{mark} ", style), problem.message, (f"  [{problem.slug}]", "dim"))
+        err.print(text, soft_wrap=True)
+        if problem.hint:
+            err.print(Text(f"  → {problem.hint}", style="cyan"), soft_wrap=True)
+
+
+def problem_to_plain(problem: Problem) -> dict[str, str]:
+    """A problem as JSON has it."""
+    return {"slug": problem.slug, "message": problem.message, "hint": problem.hint}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

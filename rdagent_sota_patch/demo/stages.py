@@ -1,0 +1,248 @@
+"""The whole job in a sandbox: mine factors, then build the same model on three sets of features."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdagent_sota_patch.demo.market import MarketSpec
+from rdagent_sota_patch.demo.sandbox import Sandbox, Segments
+from rdagent_sota_patch.errors import SotaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rdagent_sota_patch.demo.runs import Step
+    from rdagent_sota_patch.sessions.records import Session
+
+FACTOR_LOOPS = 3
+FACTOR_STAGE = "factor stage"
+ALPHA_ALONE, SOTA_ALONE, SOTA_AND_ALPHA = "Alpha alone", "SOTA alone", "SOTA and Alpha"
+
+_MARKER = "rdagent-sota-demo.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class BackTest:
+    """One model's back-test.
+
+    Attributes:
+        features: Number of features that the trained model takes.
+        workspace: Folder with the rendered configuration, the model and its predictions.
+    """
+
+    stage: str
+    features: int
+    ic: float
+    icir: float
+    rank_ic: float
+    annualized_return: float
+    max_drawdown: float
+    seconds: float
+    log: Path
+    workspace: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demonstration found.
+
+    Attributes:
+        decisions: Of the factor stage's loops, in order.
+        factors: Names of the accepted factors.
+    """
+
+    folder: Path
+    factor_log: Path
+    factor_seconds: float
+    decisions: tuple[bool, ...]
+    factors: tuple[str, ...]
+    back_tests: tuple[BackTest, ...]
+
+    def back_test(self, stage: str) -> BackTest:
+        """The back-test of one model stage."""
+        return next(result for result in self.back_tests if result.stage == stage)
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain data for ``json.dumps``."""
+        plain: dict[str, Any] = asdict(self)
+        plain.update(folder=str(self.folder), factor_log=str(self.factor_log))
+        for result in plain["back_tests"]:
+            result.update(log=str(result["log"]), workspace=str(result["workspace"]))
+        return plain
+
+
+def model_settings(factor_log: Path) -> dict[str, dict[str, str]]:
+    """The settings of the three model stages, by stage; the first has none: plain RD-Agent."""
+    from_log = {"LOAD_SOTA_FROM_LOG": "true", "SOTA_LOG_PATH": str(factor_log)}
+    return {
+        ALPHA_ALONE: {},
+        SOTA_ALONE: from_log,
+        SOTA_AND_ALPHA: {**from_log, "USE_ALPHA_FACTORS": "true"},
+    }
+
+
+def run_demo(
+    folder: Path,
+    *,
+    market: MarketSpec | None = None,
+    segments: Segments | None = None,
+    on_step: Callable[[str, Step | None], None] | None = None,
+) -> DemoResult:
+    """Run the factor stage and the three model stages in ``folder``, with the real ``rdagent`` and Qlib.
+
+    Args:
+        folder: New, empty, or an earlier demonstration's, which is then overwritten.
+        on_step: Called with the stage's name for each step that begins, and with None when it is done.
+
+    Raises:
+        SotaError: ``folder`` holds something else, a stage failed, or SOTA factors beside Alpha did not beat
+            Alpha alone.
+    """
+    _claim(folder)
+    with Sandbox(folder, market=market or MarketSpec(), segments=segments or Segments()) as sandbox:
+        mined = sandbox.run(
+            "fin_factor", loops=FACTOR_LOOPS, name="factor", on_step=_reporter(on_step, FACTOR_STAGE)
+        )
+        _report(on_step, FACTOR_STAGE)
+        session = sandbox.session(mined.log)
+        decisions = tuple(bool(experiment.decision) for experiment in session.experiments)
+        if decisions != (True, False, True):
+            raise SotaError(
+                "demo-failed",
+                f"The factor stage's script accepts, rejects and accepts; the run's log says {decisions}.",
+                f"Its output is in {mined.output_file}, its log in {mined.log}.",
+            )
+        back_tests = tuple(
+            _run_model_stage(sandbox, stage, settings, on_step)
+            for stage, settings in model_settings(mined.log).items()
+        )
+    result = DemoResult(
+        folder=sandbox.folder,
+        factor_log=mined.log,
+        factor_seconds=mined.seconds,
+        decisions=decisions,
+        factors=_accepted_factors(session),
+        back_tests=back_tests,
+    )
+    _check_gain(result)
+    return result
+
+
+def _claim(folder: Path) -> None:
+    """Make ``folder`` ready; what an earlier demonstration left in it goes, and nothing else ever does."""
+    if folder.exists() and not folder.is_dir():
+        raise SotaError("demo-folder-in-use", f"{folder} is a file.", "Name a new or an empty folder.")
+    if (folder / _MARKER).is_file():
+        for name in ("home", "project", "output", "data", "tmp"):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder / name)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise SotaError(
+            "demo-folder-in-use",
+            f"{folder} holds files that no demonstration wrote.",
+            "Name a new or an empty folder.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).write_text("Written by rdagent-sota demo, which may overwrite this folder.\n", "utf-8")
+
+
+def _run_model_stage(
+    sandbox: Sandbox,
+    stage: str,
+    settings: Mapping[str, str],
+    on_step: Callable[[str, Step | None], None] | None,
+) -> BackTest:
+    run = sandbox.run(
+        "fin_model",
+        loops=1,
+        name=f"model-{stage.lower().replace(' ', '-')}",
+        environment=settings,
+        on_step=_reporter(on_step, stage),
+    )
+    _report(on_step, stage)
+    return read_back_test(stage, sandbox.session(run.log), run.seconds)
+
+
+def read_back_test(stage: str, session: Session, seconds: float = 0.0) -> BackTest:
+    """Read the back-test of the last experiment in ``session`` from its workspace.
+
+    Raises:
+        SotaError: There is none.
+    """
+    recorded = session.experiments[-1].workspace if session.experiments else None
+    if recorded is None or not (workspace := Path(recorded)).joinpath("qlib_res.csv").is_file():
+        raise SotaError(
+            "demo-failed",
+            f"{stage}: no back-test result (qlib_res.csv) in the workspace {recorded}.",
+            f"The run's log is {session.log}.",
+        )
+    with (workspace / "qlib_res.csv").open(encoding="utf-8", newline="") as lines:
+        metrics = {row[0]: float(row[1]) for row in csv.reader(lines) if row[0]}
+    return BackTest(
+        stage=stage,
+        features=read_num_features(workspace),
+        ic=metrics["IC"],
+        icir=metrics["ICIR"],
+        rank_ic=metrics["Rank IC"],
+        annualized_return=metrics["1day.excess_return_with_cost.annualized_return"],
+        max_drawdown=metrics["1day.excess_return_with_cost.max_drawdown"],
+        seconds=seconds,
+        log=session.log,
+        workspace=workspace,
+    )
+
+
+def read_num_features(workspace: Path) -> int:
+    """The input size that Qlib's recorder in ``workspace`` noted for the trained model.
+
+    Qlib's trainer logs the rendered task as MLflow parameters, one text file each
+    (``qlib/model/trainer.py``: ``_log_task_info``).
+    """
+    noted = sorted(
+        workspace.glob("mlruns/*/*/params/model.kwargs.pt_model_kwargs.num_features"),
+        key=lambda path: path.stat().st_mtime,
+    )
+    if not noted:
+        raise SotaError(
+            "demo-failed", f"No recorder in {workspace / 'mlruns'} noted the model's number of features."
+        )
+    return int(noted[-1].read_text(encoding="utf-8"))
+
+
+def _accepted_factors(session: Session) -> tuple[str, ...]:
+    return tuple(
+        factor.name
+        for experiment in session.experiments
+        if experiment.decision
+        for factor in experiment.factors
+        if factor.implemented
+    )
+
+
+def _check_gain(result: DemoResult) -> None:
+    both, alpha = result.back_test(SOTA_AND_ALPHA), result.back_test(ALPHA_ALONE)
+    if not both.ic > alpha.ic:
+        raise SotaError(
+            "demo-failed",
+            f"SOTA and Alpha factors together reached an IC of {both.ic:.4f} with {both.features} features, "
+            f"Alpha alone {alpha.ic:.4f} with {alpha.features}: the SOTA factors did not reach the model.",
+            f"Compare the logs {both.log} and {alpha.log}.",
+        )
+
+
+def _reporter(
+    on_step: Callable[[str, Step | None], None] | None, stage: str
+) -> Callable[[Step], None] | None:
+    if on_step is None:
+        return None
+    return lambda step: on_step(stage, step)
+
+
+def _report(on_step: Callable[[str, Step | None], None] | None, stage: str) -> None:
+    if on_step is not None:
+        on_step(stage, None)

@@ -1,0 +1,126 @@
+"""The fingerprint of a factor table's content, the same for every way to store that content.
+
+Two tables have the same fingerprint exactly when they hold the same (datetime, instrument) pairs, the same
+factor names and, cell for cell, equal numbers. Order of rows, columns and index levels, plain or
+``("feature", name)`` columns, compression, row groups, metadata, and width of the number type do not
+count: values are compared as float64, so that the integer 3, the float32 3 and 3.0 are equal, and so are
+0.0 and -0.0. A missing value is NaN, whatever its bits. Integers that no float64 can hold are an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rdagent_sota_patch.errors import TableError
+from rdagent_sota_patch.factors.reading import BATCH_ROWS, iterate_column, open_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from rdagent_sota_patch.factors.rows import RowIndex
+    from rdagent_sota_patch.factors.schema import FactorColumn, TableSchema
+
+# Part of what is hashed: change it whenever the same content would give another fingerprint.
+_VERSION = b"rdagent-sota-table-1"
+# Reading and hashing leave the interpreter lock alone; more threads than this only hold more memory.
+_THREADS = 2
+
+
+def compute_fingerprint(path: Path, schema: TableSchema, index: RowIndex) -> str:
+    """Hash the content of a table whose schema and rows are without problems, as ``sha256:<hex>``.
+
+    Columns are read in streams; only a table that is not sorted needs whole columns in memory.
+
+    Raises:
+        TableError: ``table-unreadable``, or ``table-not-numeric`` for integers beyond 2**53.
+    """
+    columns = sorted(schema.columns, key=lambda column: column.name)
+    threads = min(_THREADS, os.cpu_count() or 1) if index.order is None else 1
+    shares = [columns[start::threads] for start in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        digests = dict(
+            pair
+            for share in pool.map(lambda share: _hash_columns(path, share, index.order), shares)
+            for pair in share
+        )
+    content = hashlib.sha256(_VERSION)
+    content.update(_hash_rows(index))
+    for column in columns:
+        content.update(_framed(column.name))
+        content.update(digests[column.name])
+    return f"sha256:{content.hexdigest()}"
+
+
+def _hash_rows(index: RowIndex) -> bytes:
+    digest = hashlib.sha256()
+    digest.update(len(index.instruments).to_bytes(8, "little"))
+    for name in index.instruments:
+        digest.update(_framed(name))
+    for values in (index.days, index.codes):
+        _update_in_order(digest, values.astype("<i4", copy=False), index.order)
+    return digest.digest()
+
+
+def _hash_columns(
+    path: Path, columns: Sequence[FactorColumn], order: NDArray[np.int64] | None
+) -> list[tuple[str, bytes]]:
+    if not columns:
+        return []
+    # A file of its own: pyarrow's reader is not made for several threads.
+    with open_parquet(path) as file:
+        return [(column.name, _hash_column(file, path, column, order)) for column in columns]
+
+
+def _hash_column(file: Any, path: Path, column: FactorColumn, order: NDArray[np.int64] | None) -> bytes:
+    digest = hashlib.sha256()
+    if order is None:
+        for array in iterate_column(file, path, column.field):
+            digest.update(_normalize(array, path, column.name).data)
+        return digest.digest()
+    values = np.empty(len(order), dtype="<f8")
+    position = 0
+    for array in iterate_column(file, path, column.field):
+        values[position : position + len(array)] = _normalize(array, path, column.name)
+        position += len(array)
+    _update_in_order(digest, values, order)
+    return digest.digest()
+
+
+def _update_in_order(digest: Any, values: NDArray[Any], order: NDArray[np.int64] | None) -> None:
+    if order is None:
+        digest.update(values.data)
+        return
+    for start in range(0, len(order), BATCH_ROWS):
+        digest.update(values[order[start : start + BATCH_ROWS]].data)
+
+
+def _normalize(array: Any, path: Path, name: str) -> NDArray[np.float64]:
+    if not pa.types.is_float64(array.type):
+        try:
+            array = array.cast(pa.float64())
+        except pa.ArrowInvalid as error:
+            raise TableError(
+                "table-not-numeric",
+                f"{path}: {name} holds integers beyond 2**53, which float64 cannot tell apart.",
+                "Convert the column with astype(float), or drop it; identifiers are no factors.",
+            ) from error
+    # Adding zero turns -0.0 into 0.0, and leaves every other number as it is.
+    values: NDArray[np.float64] = array.to_numpy(zero_copy_only=False) + 0.0
+    missing = np.isnan(values)
+    if missing.any():
+        values[missing] = np.nan
+    return values.astype("<f8", copy=False)
+
+
+def _framed(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return len(data).to_bytes(8, "little") + data

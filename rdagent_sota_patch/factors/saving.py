@@ -1,0 +1,40 @@
+"""Write the accepted factors of a run to a factor file, with all that is known of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.errors import SourceError
+from rdagent_sota_patch.factors.provenance import Provenance, save_table
+from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rdagent_sota_patch.factors.sources import Source
+
+
+def save_source(source: Source, table: Path, target: Path) -> FactorTable:
+    """Write the factors of a run's ``source`` to ``target``, atomically.
+
+    Args:
+        source: The factors, of a log.
+        table: Their table: ``source.table``, or what was rebuilt in its place.
+        target: The factor file; replaced if it exists.
+
+    Raises:
+        SotaError: The table cannot be used, or the file not written.
+    """
+    if source.session is None or source.experiment is None:
+        raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
+    return save_table(
+        table,
+        target,
+        Provenance(
+            task_id=source.session.task_id,
+            loop=source.experiment.loop,
+            snapshot=str(source.session.snapshot),
+            factors=source.describe_factors(read_factor_table(table).names),
+            metrics=source.metrics,
+        ),
+    )

@@ -1,0 +1,250 @@
+"""Find the SOTA factors that the settings name: from a log, a workspace or a saved file, never from elsewhere."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import math
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.errors import SettingsError, SourceError
+from rdagent_sota_patch.factors.provenance import FactorOrigin, read_provenance
+from rdagent_sota_patch.sessions.locate import locate_sota
+from rdagent_sota_patch.sessions.logs import find_log, log_roots
+from rdagent_sota_patch.sessions.workspaces import find_workspace
+from rdagent_sota_patch.settings import Settings, SourceKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rdagent_sota_patch.sessions.records import ExperimentRecord, Factor, Session
+
+TABLE_NAME = "combined_factors_df.parquet"
+"""The file that RD-Agent's factor runner leaves in a workspace (``factor_runner.py``)."""
+
+METRICS_NAME = "qlib_res.csv"
+"""The file in which ``read_exp_res.py`` leaves the back-test's metrics."""
+
+_NO_METRICS: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Where the SOTA factors come from.
+
+    Attributes:
+        path: The log folder, workspace folder or file that was named, absolute.
+        table: The factor table; None when it is gone and has to be rebuilt from ``experiment``.
+        metrics: Metrics of the source's own back-test, empty when it recorded none.
+        origins: What is known of each factor, by experiments oldest first.
+        tried: Every place in which the table was looked for.
+    """
+
+    kind: SourceKind
+    path: Path
+    table: Path | None
+    session: Session | None = None
+    experiment: ExperimentRecord | None = None
+    metrics: Mapping[str, float] = field(default_factory=lambda: _NO_METRICS)
+    origins: tuple[FactorOrigin, ...] = ()
+    tried: tuple[Path, ...] = ()
+
+    @property
+    def loop(self) -> int | None:
+        """RD-Agent's index of the loop that the factors come from."""
+        return self.experiment.loop if self.experiment else None
+
+    @property
+    def workspace(self) -> Path | None:
+        """The workspace that holds the table."""
+        return self.table.parent if self.table and self.kind is not SourceKind.FILE else None
+
+    def describe_factors(self, names: Sequence[str]) -> tuple[FactorOrigin, ...]:
+        """What is known of each column of the table, in the given order.
+
+        A column takes its origin from the factor of that name (the last one, as ``factor_runner.py`` keeps the
+        last of duplicated columns), else from the only factor whose code spells the name as a string.
+        """
+        by_name = {origin.name: origin for origin in self.origins}
+        return tuple(by_name.get(name) or self._origin_by_code(name) for name in names)
+
+    def _origin_by_code(self, name: str) -> FactorOrigin:
+        writers = [origin for origin in self.origins if origin.code and _spells(origin.code, name)]
+        if len(writers) != 1:
+            return FactorOrigin(name=name)
+        return replace(writers[0], name=name)
+
+
+def find_source(settings: Settings, exclude: Iterable[Path] = ()) -> Source | None:
+    """The source in force, or None when no ``LOAD_SOTA_*`` is on.
+
+    Args:
+        settings: The user's settings.
+        exclude: Log folders that ``latest`` must not mean, such as the running one.
+
+    Raises:
+        SettingsError: The source in force lacks its path.
+        SourceError: It cannot be found, or holds no accepted factors.
+        SnapshotError: The log was altered.
+    """
+    missing = settings.missing_paths()
+    if missing:
+        raise SettingsError.of(missing)
+    if settings.source is SourceKind.LOG and settings.sota_log_path is not None:
+        session = find_log(settings.sota_log_path, log_roots(os.environ), exclude=tuple(exclude))
+        return source_of(session, settings.sota_workspace_root)
+    if settings.source is SourceKind.WORKSPACE and settings.sota_workspace_path is not None:
+        return _from_workspace(settings.sota_workspace_path)
+    if settings.source is SourceKind.FILE:
+        return _from_file(settings.factor_file)
+    return None
+
+
+def source_of(session: Session, roots: Sequence[Path] = ()) -> Source:
+    """The SOTA factors of one run.
+
+    Args:
+        session: The run.
+        roots: Further folders in which its workspaces may be (``SOTA_WORKSPACE_ROOT``).
+
+    Raises:
+        SourceError: It accepted none, or the table is gone and cannot be rebuilt.
+    """
+    experiment = locate_sota(session)
+    workspace, tried = (
+        find_workspace(experiment.workspace, session.log, roots, holding=TABLE_NAME)
+        if experiment.workspace is not None
+        else (None, ())
+    )
+    source = Source(
+        kind=SourceKind.LOG,
+        path=session.log.absolute(),
+        table=workspace / TABLE_NAME if workspace else None,
+        session=session,
+        experiment=experiment,
+        metrics=experiment.metrics,
+        origins=origins_of(experiment),
+        tried=tried,
+    )
+    if source.table is None:
+        _require_code(source)
+    return source
+
+
+def origins_of(experiment: ExperimentRecord) -> tuple[FactorOrigin, ...]:
+    """The factors that an experiment's table may hold: those it was built on, then its own."""
+    return tuple(
+        FactorOrigin(
+            name=factor.name,
+            description=factor.description,
+            formulation=factor.formulation,
+            variables=dict(factor.variables),
+            code=factor.code,
+            loop=record.loop,
+        )
+        for record in (*experiment.based_on, experiment)
+        for factor in _implemented(record)
+    )
+
+
+def _from_workspace(path: Path) -> Source:
+    if not path.exists():
+        raise SourceError(
+            "workspace-not-found",
+            f"SOTA workspace path not found: {path}",
+            "Set SOTA_WORKSPACE_PATH to a folder that holds combined_factors_df.parquet.",
+        )
+    if not path.is_dir():
+        raise SourceError(
+            "not-a-workspace",
+            f"SOTA_WORKSPACE_PATH names a file, not a folder: {path}",
+            "Name the folder; for a factor file use LOAD_SOTA_FACTORS and SOTA_FACTORS_PATH.",
+        )
+    table = path.absolute() / TABLE_NAME
+    if not table.is_file():
+        raise SourceError(
+            "table-not-found",
+            f"SOTA factors file not found: {table}",
+            "A run taken from RD-Agent's cache leaves no table; name its log instead (LOAD_SOTA_FROM_LOG), "
+            "from which the table can be rebuilt.",
+        )
+    return Source(
+        SourceKind.WORKSPACE,
+        path.absolute(),
+        table,
+        metrics=_read_metrics(path / METRICS_NAME),
+        tried=(table,),
+    )
+
+
+def _from_file(path: Path) -> Source:
+    path = path.absolute()
+    if not path.is_file():
+        raise SourceError(
+            "table-not-found",
+            f"SOTA factors file not found: {path}",
+            "Write it with `rdagent-sota save LOG --out FILE`, or in fin_factor with SAVE_SOTA_FACTORS=true.",
+        )
+    provenance = read_provenance(path)
+    if provenance is None:
+        return Source(SourceKind.FILE, path, path, tried=(path,))
+    return Source(
+        SourceKind.FILE, path, path, metrics=provenance.metrics, origins=provenance.factors, tried=(path,)
+    )
+
+
+def _require_code(source: Source) -> None:
+    experiment = source.experiment
+    assert experiment is not None
+    missing = [
+        factor.name
+        for record in (*experiment.based_on, experiment)
+        for factor in _implemented(record)
+        if not factor.code
+    ]
+    if not missing and source.origins:
+        return
+    places = "\n".join(f"    {place}" for place in source.tried) or "    (the session names no workspace)"
+    why = (
+        f"the session holds no code for {', '.join(missing)}"
+        if missing
+        else "the session holds no factor code"
+    )
+    raise SourceError(
+        "table-gone",
+        f"The factor table of loop {experiment.loop} of {source.path} is gone, and cannot be rebuilt: {why}. "
+        f"Looked for it in:\n{places}",
+        "If the workspaces were moved, set SOTA_WORKSPACE_ROOT to the folder that holds them.",
+    )
+
+
+def _implemented(record: ExperimentRecord) -> Iterable[Factor]:
+    return (factor for factor in record.factors if factor.implemented)
+
+
+def _spells(code: str, name: str) -> bool:
+    """Whether the code holds ``name`` as a string; the code is parsed, never run."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return any(isinstance(node, ast.Constant) and node.value == name for node in ast.walk(tree))
+
+
+def _read_metrics(path: Path) -> Mapping[str, float]:
+    """Metrics of a workspace's ``qlib_res.csv``: two columns, name and value; empty without that file."""
+    if not path.is_file():
+        return _NO_METRICS
+    metrics = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.reader(file):
+            if len(row) == 2 and row[0]:
+                try:
+                    metrics[row[0]] = float(row[1])
+                except ValueError:
+                    metrics[row[0]] = math.nan
+    return MappingProxyType(metrics)

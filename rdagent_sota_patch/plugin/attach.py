@@ -1,0 +1,43 @@
+"""Attach the plugin to a freshly loaded module of RD-Agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch._startup import LOOP_MODULE, RUNNER_MODULE
+from rdagent_sota_patch.errors import HostError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_ATTACHED = "__rdagent_sota_patch__"
+
+
+def is_attached(module: ModuleType) -> bool:
+    """Whether ``module`` carries the plugin."""
+    return bool(getattr(module, _ATTACHED, False))
+
+
+def attach(module: ModuleType) -> None:
+    """Attach to ``module``, once.
+
+    Raises:
+        HostError: This RD-Agent is not built as the plugin needs it.
+    """
+    if is_attached(module):
+        return
+    if module.__name__ == LOOP_MODULE:
+        from rdagent_sota_patch.plugin.run_loop import attach_loop
+
+        attach_loop(module)
+    elif module.__name__ == RUNNER_MODULE:
+        from rdagent.components.workflow import rd_loop
+
+        if not is_attached(rd_loop):
+            raise HostError("host-changed", "RD-Agent's loop class could not be attached to.")
+        from rdagent_sota_patch.plugin.model_runner import attach_model_runner
+
+        attach_model_runner(module)
+    else:
+        raise HostError("host-changed", f"{module.__name__} is not a module the plugin attaches to.")
+    setattr(module, _ATTACHED, True)

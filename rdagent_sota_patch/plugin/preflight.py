@@ -1,0 +1,108 @@
+"""Before a run's first LLM call: make sure that it will do what the settings ask, say so, or stop it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from rdagent.log import rdagent_logger as logger
+
+from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, SourceError
+from rdagent_sota_patch.factors.features import summarize
+from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
+from rdagent_sota_patch.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def prepare_run(loop: Any) -> None:
+    """Check what ``loop`` (an ``RDLoop``, new or resumed) will need, and log a summary.
+
+    Raises:
+        SotaError: Under ``SOTA_STRICT``, anything that keeps the run from doing what was asked.
+    """
+    settings = load_settings()
+    for notice in settings.notices():
+        logger.warning(str(notice))
+    try:
+        _check(loop, settings)
+    except SotaError as error:
+        if settings.sota_strict:
+            raise
+        logger.warning(f"SOTA_STRICT is off, so this run goes on.\n{error}")
+
+
+def _check(loop: Any, settings: Settings) -> None:
+    runner = getattr(loop, "model_runner", None) or getattr(loop, "runner", None)
+    if settings.save_sota_factors:
+        _check_factor_file(settings)
+    if settings.source is None:
+        return
+    if not _is_model_stage(loop):
+        logger.info("LOAD_SOTA_* is on, and has no effect on a factor stage.")
+        return
+    if settings.unsupported():
+        raise SettingsError.of(settings.unsupported())
+    from rdagent_sota_patch.plugin.model_runner import SotaModelRunner
+
+    if not isinstance(runner, SotaModelRunner):
+        raise HostError(
+            "runner-without-sota",
+            f"The model runner {type(runner).__module__}.{type(runner).__qualname__} is not a QlibModelRunner, "
+            "so it cannot be fed SOTA factors.",
+            "Derive it from rdagent.scenarios.qlib.developer.model_runner.QlibModelRunner, or switch LOAD_SOTA_* off.",
+        )
+    sota = active_sota()
+    if sota is None:
+        return
+    _check_resumed(loop, sota)
+    _report(sota, loop.plan["features"])
+
+
+def _is_model_stage(loop: Any) -> bool:
+    # By name: run as a script (`python rdagent/app/qlib_rd_loop/model.py`), the class lives in __main__.
+    return not {cls.__name__ for cls in type(loop).__mro__}.isdisjoint({"ModelRDLoop", "QuantRDLoop"})
+
+
+def _check_factor_file(settings: Settings) -> None:
+    """Hours of mining are not to end at a folder that cannot be written to."""
+    folder = settings.factor_file.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(
+            "cannot-write",
+            f"SAVE_SOTA_FACTORS is on, but {settings.factor_file} cannot be written: "
+            f"{folder} is not a folder that can be written to.",
+            "Set SOTA_FACTORS_PATH to a file in a folder of yours.",
+        )
+
+
+def _check_resumed(loop: Any, sota: ActiveSota) -> None:
+    """A resumed run keeps its factors; models judged against each other must have been fed the same."""
+    for experiment, _ in loop.trace.hist:
+        used = getattr(experiment, "sota_source", None)
+        if used is not None and used["fingerprint"] != sota.table.fingerprint:
+            raise SourceError(
+                "source-changed",
+                f"This run began on the SOTA factors of {used['source']['path']} "
+                f"({', '.join(factor['name'] for factor in used['factors'])}; {used['fingerprint']}), and the "
+                f"settings now name those of {sota.source.path} ({sota.table.fingerprint}).",
+                "Name the first source again, or start a new run.",
+            )
+
+
+def _report(sota: ActiveSota, base_features: Mapping[str, str]) -> None:
+    source, table = sota.source, sota.table
+    if source.session is not None:
+        logger.info(f"Found workspace from log: {source.workspace or source.experiment.workspace}")  # type: ignore[union-attr]
+    logger.info(f"SOTA factors loaded from workspace: {table.path}")
+    logger.info(f"SOTA factors shape: ({table.rows}, {len(table.names)})")
+    features = sota.features(base_features)
+    if features.shared:
+        logger.info(f"The mined factor replaces the Alpha feature of its name: {', '.join(features.shared)}")
+    loop = f", loop {source.loop}" if source.loop is not None else ""
+    logger.info(
+        f"SOTA factors of {source.kind.value} {source.path}{loop}, IC {source.metrics.get('IC', 'unknown')}: "
+        f"{', '.join(table.names)}\n{summarize(features)}, {table.start}…{table.end}, {table.instruments} instruments, "
+        f"{table.fingerprint}"
+    )

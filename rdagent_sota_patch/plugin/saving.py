@@ -1,0 +1,67 @@
+"""``SAVE_SOTA_FACTORS``: after each acceptance in the factor stage, write the accepted set to a file."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from rdagent.log import rdagent_logger as logger
+from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+
+from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.factors.saving import save_source
+from rdagent_sota_patch.factors.sources import source_of
+from rdagent_sota_patch.plugin.rebuild import rebuild_table
+from rdagent_sota_patch.sessions.inert import read_inert
+from rdagent_sota_patch.sessions.records import Session, Signature
+from rdagent_sota_patch.sessions.trace import read_experiments
+from rdagent_sota_patch.settings import Settings, load_settings
+
+
+def save_accepted(loop: Any) -> None:
+    """Write the accepted factors, if what was just recorded is an accepted factor experiment.
+
+    A rejected loop leaves the file as it was.
+
+    Args:
+        loop: The ``RDLoop``, with the experiment at the end of its history.
+
+    Raises:
+        SotaError: Under ``SOTA_STRICT``, the file could not be written. The log keeps all that is needed
+            to write it later.
+    """
+    settings = load_settings()
+    if not settings.save_sota_factors or not loop.trace.hist:
+        return
+    experiment, feedback = loop.trace.hist[-1]
+    if not isinstance(experiment, QlibFactorExperiment) or not feedback.decision:
+        return
+    try:
+        _save(loop, settings)
+    except SotaError as error:
+        if settings.sota_strict:
+            raise
+        logger.warning(f"SOTA_STRICT is off, so this run goes on.\n{error}")
+
+
+def _save(loop: Any, settings: Settings) -> None:
+    source = source_of(_read_live(loop), settings.sota_workspace_root)
+    # A result from RD-Agent's run cache comes without its table.
+    table = save_source(source, source.table or rebuild_table(source), settings.factor_file)
+    logger.info(
+        f"SOTA factors saved to {settings.factor_file.absolute()}: {', '.join(table.names)}, "
+        f"IC {source.metrics.get('IC', 'unknown')}, {table.fingerprint}"
+    )
+
+
+def _read_live(loop: Any) -> Session:
+    """The running loop as its next snapshot will show it, read in the same way."""
+    trace = loop.trace
+    index = trace.idx2loop_id[len(trace.hist) - 1]
+    return Session(
+        log=loop.session_folder.parent,
+        snapshot=loop.session_folder / str(index) / f"{len(loop.steps) - 1}_{loop.steps[-1]}",
+        signature=Signature.VERIFIED,
+        loop_class=type(loop).__name__,
+        experiments=read_experiments(read_inert(pickle.dumps(loop), trusted=True)),
+    )

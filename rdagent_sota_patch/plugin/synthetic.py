@@ -1,0 +1,92 @@
+"""The synthetic ``QlibFactorExperiment`` that stands in ``based_experiments`` while a model is developed.
+
+``QlibModelRunner.develop`` uses mined factors when ``based_experiments`` holds more than one
+``QlibFactorExperiment``, the first being normally an empty placeholder, and takes their data from every
+sub-workspace whose feedback is true (``process_factor_data`` in ``rdagent/scenarios/qlib/developer/utils.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rdagent.components.coder.CoSTEER.evaluators import CoSTEERMultiFeedback, CoSTEERSingleFeedback
+from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
+from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rdagent_sota_patch.plugin.active import ActiveSota
+
+UNKNOWN_METRICS: Mapping[str, float] = dict.fromkeys(("IC", "ICIR", "Rank IC", "Rank ICIR"), math.nan)
+
+
+class SotaFactorWorkspace(FactorFBWorkspace):
+    """A factor implementation whose output is the SOTA factor table."""
+
+    def __init__(self, task: FactorTask, sota: ActiveSota, whole: bool) -> None:
+        super().__init__(target_task=task)
+        self._path = sota.table.path
+        self._names = sota.table.names
+        self._first_day = sota.table.start
+        self._whole = whole
+
+    def execute(self, data_type: str = "Debug") -> tuple[str, pd.DataFrame]:
+        """The table with plain column names, or its head alone.
+
+        The head is one row with the table's columns: enough for RD-Agent to count the features by, where the
+        table itself is copied into the workspace as a file.
+        """
+        if self._whole:
+            frame = pd.read_parquet(self._path, engine="pyarrow")
+            frame.columns = frame.columns.get_level_values(-1)
+        else:
+            row = pd.MultiIndex.from_tuples(
+                [(pd.Timestamp(self._first_day), "")], names=["datetime", "instrument"]
+            )
+            frame = pd.DataFrame(0.0, index=row, columns=list(self._names))
+        return self.FB_EXECUTION_SUCCEEDED + self.FB_OUTPUT_FILE_FOUND, frame
+
+
+def accepted_by_coder(count: int) -> CoSTEERMultiFeedback:
+    """The coder's feedback that accepts ``count`` implementations."""
+    return CoSTEERMultiFeedback([coder_verdict(True) for _ in range(count)])
+
+
+def coder_verdict(accepted: bool) -> CoSTEERSingleFeedback:
+    """The coder's feedback on one implementation; only its truth is looked at."""
+    return CoSTEERSingleFeedback(execution="", return_checking=None, code="", final_decision=accepted)
+
+
+def metrics_series(metrics: Mapping[str, float]) -> pd.Series[float]:
+    """Metrics as a runner leaves them in ``exp.result``; NaN where none are known."""
+    known = metrics or UNKNOWN_METRICS
+    return pd.Series(list(known.values()), index=list(known), dtype=float)
+
+
+def make_placeholder(metrics: Mapping[str, float]) -> QlibFactorExperiment:
+    """The empty experiment that RD-Agent puts first; it brings a result so that no baseline is run for it."""
+    placeholder = QlibFactorExperiment(sub_tasks=[])
+    placeholder.result = metrics_series(metrics)
+    return placeholder
+
+
+def make_sota_experiment(sota: ActiveSota, whole: bool) -> QlibFactorExperiment:
+    """The experiment that brings the SOTA factors.
+
+    Args:
+        sota: The factors.
+        whole: Whether RD-Agent needs the values, or the columns alone.
+    """
+    task = FactorTask(
+        factor_name="sota_factors",
+        factor_description=f"SOTA factors of {sota.source.path}: {', '.join(sota.table.names)}",
+        factor_formulation="",
+    )
+    experiment = QlibFactorExperiment(sub_tasks=[task])
+    experiment.sub_workspace_list = [SotaFactorWorkspace(task, sota, whole)]
+    experiment.prop_dev_feedback = accepted_by_coder(1)
+    experiment.result = metrics_series(sota.source.metrics)
+    return experiment
