@@ -75,8 +75,8 @@ def save(
 @reports_errors
 def demo(
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where to work; a folder of its own by default.")
-    ] = None,
+        Path, typer.Option("--folder", help="Where to work: new, empty or an earlier demo's.")
+    ] = Path("rdagent-sota-demo"),
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole job offline on a synthetic market: factor stage, then the model stage three ways."""

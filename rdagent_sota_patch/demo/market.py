@@ -16,7 +16,7 @@ last is Alpha's own ``ROC60``, so that a model on Alpha alone has something to l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ ALPHA_EFFECT = 0.0010
 _BURN_IN = 160
 # TopkDropoutStrategy of RD-Agent's templates holds 50; Qlib's executor looks one trading day past the end.
 _MIN_STOCKS = 51
-_DAYS_AFTER_END = 10
+_DAYS_AFTER_END = 14
 _DEBUG_STOCKS = 12
 
 _README = """# How to read files
@@ -95,13 +95,13 @@ class Market:
             for name in ("open", "close", "high", "low", "volume", "factor")
         }
         index = pd.MultiIndex.from_product([self.days, self.instruments], names=["datetime", "instrument"])
-        return pd.DataFrame(columns, index=index)
+        frame: pd.DataFrame = pd.DataFrame(columns, index=index)
+        return frame
 
 
 def simulate_market(spec: MarketSpec) -> Market:
     """Draw the market that ``spec`` describes."""
-    days = pd.bdate_range(spec.start, spec.end)
-    days = days.append(pd.bdate_range(days[-1], periods=_DAYS_AFTER_END + 1)[1:])
+    days = pd.bdate_range(spec.start, spec.end + timedelta(days=_DAYS_AFTER_END))
     total = len(days) + _BURN_IN
     rng = np.random.default_rng(spec.seed)
     shape = (total, spec.stocks)

@@ -161,10 +161,10 @@ def _describe_model(model: ModelProposal) -> dict[str, Any]:
             "variables": {r"\hat{y}": "predicted return", "x": "features of a stock"},
             "hyperparameters": {"hidden_size": str(model.hidden_size)},
             "training_hyperparameters": {
-                "n_epochs": "4",
+                "n_epochs": str(model.epochs),
                 "lr": "0.005",
-                "early_stop": "4",
-                "batch_size": "1024",
+                "early_stop": str(model.epochs),
+                "batch_size": "512",
                 "weight_decay": "0.0001",
             },
             "model_type": model.model_type.value,

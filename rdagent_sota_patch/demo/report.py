@@ -5,21 +5,22 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console, Group
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_patch.demo.stages import ALPHA_ALONE, FACTOR_LOOPS, SOTA_AND_ALPHA
+from rdagent_sota_patch.demo.stages import ALPHA_ALONE, SOTA_AND_ALPHA, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import RenderableType
     from rich.progress import TaskID
 
     from rdagent_sota_patch.demo.runs import Step
-    from rdagent_sota_patch.demo.stages import DemoResult
+    from rdagent_sota_patch.demo.stages import DemoResult, Observer
 
 _DOING = {
     "direct_exp_gen": "asking the scripted LLM for a proposal",
@@ -31,8 +32,8 @@ _DOING = {
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[Callable[[str, Step | None], None]]:
-    """Show one line for each stage while it runs; yields what ``run_demo`` takes as ``on_step``."""
+def show_progress(console: Console) -> Iterator[Observer]:
+    """Show one line for each stage while it runs; yields what ``run_demo`` takes as ``observe``."""
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
@@ -42,29 +43,29 @@ def show_progress(console: Console) -> Iterator[Callable[[str, Step | None], Non
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def on_step(stage: str, step: Step | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=1, doing="")
-            if step is None:
+        def observe(stage: str, event: Step | Phase) -> None:
+            if event is Phase.STARTED:
+                tasks[stage] = progress.add_task(stage, total=1, doing="starting RD-Agent")
+            elif event is Phase.DONE:
                 progress.update(tasks[stage], completed=1, doing="")
             else:
-                doing = _DOING.get(step.name, step.name)
-                progress.update(tasks[stage], doing=f"loop {step.loop}: {doing}")
+                doing = _DOING.get(event.name, event.name)
+                progress.update(tasks[stage], doing=f"loop {event.loop}: {doing}")
 
-        yield on_step
+        yield observe
 
 
 def render(result: DemoResult) -> RenderableType:
     """The comparison table, what it is about above it, where everything is below it."""
     decisions = ", ".join("accepted" if decision else "rejected" for decision in result.decisions)
-    title = Text(
-        f"Factor stage, {FACTOR_LOOPS} loops ({decisions}) in {result.factor_seconds:.0f} s: "
-        f"{len(result.factors)} factors: {', '.join(result.factors)}"
+    mined = Text(
+        f"The factor stage ran {len(result.decisions)} loops ({decisions}) and mined "
+        f"{len(result.factors)} factors: {', '.join(result.factors)}."
     )
-    table = Table(title="The same model on three sets of features, back-tested by Qlib", title_justify="left")
-    table.add_column("model stage")
-    for name in ("features", "IC", "ICIR", "Rank IC", "annualized return", "max drawdown", "seconds"):
-        table.add_column(name, justify="right")
+    table = Table(title="One model on three sets of features, back-tested by Qlib", box=box.SIMPLE_HEAD)
+    table.add_column("model stage", no_wrap=True)
+    for name in ("features", "IC", "ICIR", "Rank IC", "annualized\nreturn", "max\ndrawdown"):
+        table.add_column(name, justify="right", no_wrap=True)
     for run in result.back_tests:
         table.add_row(
             run.stage,
@@ -74,14 +75,13 @@ def render(result: DemoResult) -> RenderableType:
             f"{run.rank_ic:.4f}",
             f"{run.annualized_return:.2%}",
             f"{run.max_drawdown:.2%}",
-            f"{run.seconds:.0f}",
         )
     both, alpha = result.back_test(SOTA_AND_ALPHA), result.back_test(ALPHA_ALONE)
     gain = Text(
         f"With the mined factors beside Alpha's, the IC is {both.ic:.4f} instead of {alpha.ic:.4f}. "
-        "Returns are in excess of the benchmark, with costs. The market is synthetic and the LLM scripted."
+        "Returns are in excess of the benchmark, after costs. The market is synthetic, the LLM scripted."
     )
-    return Group(title, Text(), table, gain, Text(), _places(result))
+    return Group(mined, Text(), table, gain, Text(), _places(result))
 
 
 def _places(result: DemoResult) -> RenderableType:

@@ -124,13 +124,14 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             write_factor_data(market, self.factor_data, self.folder / "data" / "debug")
             stamp.write_text(repr(self.market), encoding="utf-8")
 
-    def environment(self, run: str = "run", **extra: str) -> dict[str, str]:
-        """The complete environment of a run; ``extra`` is added last."""
+    def environment(self, run: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The complete environment of the run named ``run``; ``extra`` is added last."""
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         if site.ENABLE_USER_SITE:
             # HOME changes below; without this, packages installed with --user would be lost.
             kept["PYTHONUSERBASE"] = site.getuserbase()
-        path = (self.folder / "bin", Path(sys.executable).parent, _scripts_folder(), "/usr/bin", "/bin")
+        stand_ins = (self.folder / "bin", self.folder / "env" / "bin")
+        path = (*stand_ins, Path(sys.executable).parent, _scripts_folder(), "/usr/bin", "/bin")
         return {
             **kept,
             "HOME": str(self.home),
@@ -147,15 +148,17 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             "MLFLOW_ALLOW_FILE_STORE": "true",
             "FACTOR_CoSTEER_DATA_FOLDER": str(self.factor_data),
             "FACTOR_CoSTEER_DATA_FOLDER_DEBUG": str(self.folder / "data" / "debug"),
-            "FACTOR_CoSTEER_PYTHON_BIN": str(self.folder / "env" / "bin" / "python"),
+            # By name: RD-Agent puts it into a shell command without quotes.
+            "FACTOR_CoSTEER_PYTHON_BIN": "python",
             # The templates ask for 20 threads; on a small machine those only get in each other's way.
             "OMP_THREAD_LIMIT": str(os.cpu_count() or 1),
             "OMP_WAIT_POLICY": "passive",
             # Qlib's recorder keeps `git diff` of the current folder; a repository around this one is not it.
             "GIT_CEILING_DIRECTORIES": str(self.folder.parent),
             "PYTHONUNBUFFERED": "1",
+            "LOG_TRACE_PATH": str(self.logs / run),
             **self.segments.variables(),
-            **extra,
+            **(extra or {}),
         }
 
     def session(self, log: Path) -> Session:
@@ -190,19 +193,21 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         Raises:
             HostError: ``rdagent`` is not installed beside the running interpreter.
             SotaError: The run failed, or took longer than ``timeout`` seconds.
+            ValueError: There is a run of that name and it is not the one to resume.
         """
         log = self.logs / name
+        if resume is None and log.exists():
+            raise ValueError(f"{log} is another run's log; two runs in one log cannot be told apart")
         arguments = [str(_rdagent_program()), command, "--loop-n", str(loops)]
         if resume is not None:
             arguments += ["--path", str(resume)]
         if screenplay is not None:
             self.llm.direct(name, screenplay)
-        variables = self.environment(name, LOG_TRACE_PATH=str(log), **(environment or {}))
         output_file = self.folder / "output" / f"{name}-{time.time_ns()}.txt"
         result = follow(
             arguments,
             cwd=self.project,
-            variables=variables,
+            variables=self.environment(name, environment),
             log=log,
             output_file=output_file,
             on_step=on_step,

@@ -80,6 +80,11 @@ class ModelProposal:
         return 24 + 4 * (self.number % 5)
 
     @property
+    def epochs(self) -> int:
+        """Few: in each one the templates start 20 worker processes three times over."""
+        return 2 if self.model_type is ModelType.TIME_SERIES else 3
+
+    @property
     def code(self) -> str:
         """Text of ``model.py``, which defines ``model_cls``."""
         template = _GRU if self.model_type is ModelType.TIME_SERIES else _MLP

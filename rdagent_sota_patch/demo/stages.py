@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 import shutil
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.demo.market import MarketSpec
+from rdagent_sota_patch.demo.runs import Step
 from rdagent_sota_patch.demo.sandbox import Sandbox, Segments
 from rdagent_sota_patch.errors import SotaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from rdagent_sota_patch.demo.runs import Step
     from rdagent_sota_patch.sessions.records import Session
 
 FACTOR_LOOPS = 3
@@ -24,6 +26,16 @@ FACTOR_STAGE = "factor stage"
 ALPHA_ALONE, SOTA_ALONE, SOTA_AND_ALPHA = "Alpha alone", "SOTA alone", "SOTA and Alpha"
 
 _MARKER = "rdagent-sota-demo.txt"
+
+
+class Phase(Enum):
+    """The two ends of a stage."""
+
+    STARTED = "started"
+    DONE = "done"
+
+
+Observer = Callable[[str, Step | Phase], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +103,13 @@ def run_demo(
     *,
     market: MarketSpec | None = None,
     segments: Segments | None = None,
-    on_step: Callable[[str, Step | None], None] | None = None,
+    observe: Observer | None = None,
 ) -> DemoResult:
     """Run the factor stage and the three model stages in ``folder``, with the real ``rdagent`` and Qlib.
 
     Args:
         folder: New, empty, or an earlier demonstration's, which is then overwritten.
-        on_step: Called with the stage's name for each step that begins, and with None when it is done.
+        observe: Called with a stage's name and what happens in it, as it happens.
 
     Raises:
         SotaError: ``folder`` holds something else, a stage failed, or SOTA factors beside Alpha did not beat
@@ -105,10 +117,8 @@ def run_demo(
     """
     _claim(folder)
     with Sandbox(folder, market=market or MarketSpec(), segments=segments or Segments()) as sandbox:
-        mined = sandbox.run(
-            "fin_factor", loops=FACTOR_LOOPS, name="factor", on_step=_reporter(on_step, FACTOR_STAGE)
-        )
-        _report(on_step, FACTOR_STAGE)
+        with _observed(observe, FACTOR_STAGE) as on_step:
+            mined = sandbox.run("fin_factor", loops=FACTOR_LOOPS, name="factor", on_step=on_step)
         session = sandbox.session(mined.log)
         decisions = tuple(bool(experiment.decision) for experiment in session.experiments)
         if decisions != (True, False, True):
@@ -118,7 +128,7 @@ def run_demo(
                 f"Its output is in {mined.output_file}, its log in {mined.log}.",
             )
         back_tests = tuple(
-            _run_model_stage(sandbox, stage, settings, on_step)
+            _run_model_stage(sandbox, stage, settings, observe)
             for stage, settings in model_settings(mined.log).items()
         )
     result = DemoResult(
@@ -152,19 +162,11 @@ def _claim(folder: Path) -> None:
 
 
 def _run_model_stage(
-    sandbox: Sandbox,
-    stage: str,
-    settings: Mapping[str, str],
-    on_step: Callable[[str, Step | None], None] | None,
+    sandbox: Sandbox, stage: str, settings: Mapping[str, str], observe: Observer | None
 ) -> BackTest:
-    run = sandbox.run(
-        "fin_model",
-        loops=1,
-        name=f"model-{stage.lower().replace(' ', '-')}",
-        environment=settings,
-        on_step=_reporter(on_step, stage),
-    )
-    _report(on_step, stage)
+    name = f"model-{stage.lower().replace(' ', '-')}"
+    with _observed(observe, stage) as on_step:
+        run = sandbox.run("fin_model", loops=1, name=name, environment=settings, on_step=on_step)
     return read_back_test(stage, sandbox.session(run.log), run.seconds)
 
 
@@ -235,14 +237,12 @@ def _check_gain(result: DemoResult) -> None:
         )
 
 
-def _reporter(
-    on_step: Callable[[str, Step | None], None] | None, stage: str
-) -> Callable[[Step], None] | None:
-    if on_step is None:
-        return None
-    return lambda step: on_step(stage, step)
-
-
-def _report(on_step: Callable[[str, Step | None], None] | None, stage: str) -> None:
-    if on_step is not None:
-        on_step(stage, None)
+@contextmanager
+def _observed(observe: Observer | None, stage: str) -> Iterator[Callable[[Step], None] | None]:
+    """Tell ``observe`` that ``stage`` starts and ends; yields what passes its steps on."""
+    if observe is None:
+        yield None
+        return
+    observe(stage, Phase.STARTED)
+    yield lambda step: observe(stage, step)
+    observe(stage, Phase.DONE)

@@ -5,6 +5,7 @@ The parquet footer's statistics are used where it has them; data is read where i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -185,7 +186,7 @@ def _read_statistics(metadata: Any, leaf: int) -> _Extent | None:
         # NaN that is stored as a number has no place in minimum and maximum.
         if not statistics.has_min_max or not isinstance(statistics.min, int | float):
             return None
-        if statistics.min != statistics.min or statistics.max != statistics.max:
+        if math.isnan(statistics.min) or math.isnan(statistics.max):
             return None
         lows.append(statistics.min)
         highs.append(statistics.max)

@@ -27,14 +27,15 @@ def save_source(source: Source, table: Path, target: Path) -> FactorTable:
     """
     if source.session is None or source.experiment is None:
         raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
+    read = read_factor_table(table)
     return save_table(
-        table,
+        read,
         target,
         Provenance(
             task_id=source.session.task_id,
             loop=source.experiment.loop,
             snapshot=str(source.session.snapshot),
-            factors=source.describe_factors(read_factor_table(table).names),
+            factors=source.describe_factors(read.names),
             metrics=source.metrics,
         ),
     )

@@ -108,7 +108,13 @@ class Inert(metaclass=_Sealed):
         self.entries[key] = value
 
     def __repr__(self) -> str:
-        return f"<stand-in for {':'.join(self.origin)}>"
+        return f"<stand-in for {self.title}>"
+
+    @property
+    def title(self) -> str:
+        """Module and name for a message: a file's own spelling may hold control characters."""
+        text = ":".join(self.origin)
+        return text if text.isprintable() and len(text) <= 200 else ascii(text)[:200]
 
     @property
     def attributes(self) -> Mapping[str, Any]:

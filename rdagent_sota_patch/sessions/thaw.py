@@ -111,7 +111,7 @@ def thaw_metrics(value: object) -> dict[str, float]:
 def describe(value: object) -> str:
     """What a value is, for a message; short whatever the file holds."""
     if isinstance(value, Inert):
-        return ":".join(value.origin)
+        return value.title
     return type(value).__name__
 
 

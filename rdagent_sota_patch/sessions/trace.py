@@ -71,7 +71,7 @@ def read_experiments(loop: object) -> tuple[ExperimentRecord, ...]:
 
 def loop_class(loop: object) -> str:
     """Name of the saved loop's class, such as ``FactorRDLoop``."""
-    return loop.origin[1] if isinstance(loop, Inert) else describe(loop)
+    return describe(loop).rpartition(":")[2]
 
 
 class _Reader:
@@ -127,7 +127,7 @@ class _Reader:
             base_features=self._texts(attributes.get("base_features"), "base_features", notes),
             base_feature_codes=self._texts(attributes.get("base_feature_codes"), "base_feature_codes", notes),
             sota_source=None if source is None else MappingProxyType(source),
-            class_path=":".join(origin) if experiment is not None else "",
+            class_path=experiment.title if experiment is not None else "",
             unread=tuple(notes),
         )
 

@@ -68,7 +68,10 @@ class _Writer:
 
 
 def workspace(path: str, **files: str) -> Made:
-    state = {"workspace_path": path, "file_dict": {name.replace("_py", ".py"): text for name, text in files.items()}}
+    state = {
+        "workspace_path": path,
+        "file_dict": {name.replace("_py", ".py"): text for name, text in files.items()},
+    }
     return Made("rdagent.scenarios.qlib.experiment.workspace", "QlibFBWorkspace", state=state)
 
 
@@ -92,9 +95,7 @@ def factor_experiment(*names: str, **attributes: object) -> Made:
 
 def model_experiment(**attributes: object) -> Made:
     task = Made("rdagent.components.coder.model_coder.model", "ModelTask", state={"name": "Net"})
-    return Made(
-        f"{QLIB}.model_experiment", "QlibModelExperiment", state={"sub_tasks": [task], **attributes}
-    )
+    return Made(f"{QLIB}.model_experiment", "QlibModelExperiment", state={"sub_tasks": [task], **attributes})
 
 
 def feedback(decision: object) -> Made:

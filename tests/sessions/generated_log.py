@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEY = "a signing key for tests, of more than thirty-two bytes"
-METRICS = {"IC": 0.0125, "ICIR": 0.25, "Rank IC": 0.0375, "1day.excess_return_with_cost.max_drawdown": -0.0625}
+METRICS = {
+    "IC": 0.0125,
+    "ICIR": 0.25,
+    "Rank IC": 0.0375,
+    "1day.excess_return_with_cost.max_drawdown": -0.0625,
+}
 
 
 @dataclass(frozen=True)

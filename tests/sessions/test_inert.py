@@ -34,17 +34,19 @@ class Slotted:
 
 
 class Keyworded:
-    def __new__(cls, *, size: int) -> Keyworded:
+    """Pickles its construction with a keyword argument."""
+
+    def __new__(cls, *, size: int) -> Keyworded:  # noqa: D102
         return super().__new__(cls)
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, int]]:
         return (), {"size": 3}
 
 
-@given(plain, st.sampled_from(range(pickle.HIGHEST_PROTOCOL + 1)))
+@given(plain, st.sampled_from(range(3, pickle.HIGHEST_PROTOCOL + 1)))
 def test_plain_values_stay_themselves(value: object, protocol: int) -> None:
-    """Values without classes come back equal, in every protocol."""
-    assert read_inert(pickle.dumps(value, protocol=protocol)) == value or protocol < 3
+    """Values without classes come back equal, in every protocol that knows bytes."""
+    assert read_inert(pickle.dumps(value, protocol=protocol)) == value
 
 
 def test_an_object_keeps_its_origin_and_state() -> None:
@@ -90,9 +92,9 @@ def test_classes_are_sealed() -> None:
     """Nothing can be set on or deleted from a stand-in class, nor on the base of all."""
     for cls in (type(read_inert(forge(Made("m", "C")))), Inert):
         with pytest.raises(TypeError, match="sealed"):
-            cls.origin = ("x", "y")  # type: ignore[misc]
+            cls.origin = ("x", "y")
         with pytest.raises(TypeError, match="sealed"):
-            del cls.__setstate__  # type: ignore[misc]
+            del cls.__setstate__
 
 
 def test_names_are_bounded() -> None:

@@ -41,13 +41,13 @@ def test_metrics_round_trip(metrics: dict[str, float], protocol: int) -> None:
     thawed = thaw_metrics(inert(series, protocol))
     assert list(thawed) == list(metrics)
     for name, value in metrics.items():
-        assert thawed[name] == value or math.isnan(thawed[name]) and math.isnan(value)
+        assert thawed[name] == value or (math.isnan(thawed[name]) and math.isnan(value))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", "bool", ">f8", "object"])
 def test_metrics_of_other_types(dtype: str) -> None:
     """Other numeric types become floats."""
-    series = pd.Series([1, 0], index=["IC", "ICIR"]).astype(dtype)
+    series = pd.Series([1, 0], index=["IC", "ICIR"]).astype(np.dtype(dtype))
     assert thaw_metrics(inert(series)) == {"IC": 1.0, "ICIR": 0.0}
 
 

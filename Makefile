@@ -1,0 +1,48 @@
+# Every target works on a fresh clone: the first one that needs it makes .venv, which takes some minutes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint types bench wheel ci clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Touched last, so that an installation that was interrupted is begun again.
+$(INSTALLED): pyproject.toml patches/startup.pth.in
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## factor stage, then the model stage three ways, offline, and one table
+	$(BIN)/rdagent-sota demo
+
+test: $(INSTALLED) ## all tests, those that run the real rdagent and Qlib included
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED) ## the tests that do not run rdagent
+	$(BIN)/python -m pytest -m 'not real'
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(BIN)/ruff check rdagent_sota_patch tests
+	$(BIN)/ruff format --check rdagent_sota_patch tests
+
+types: $(INSTALLED) ## mypy, strict, on the package
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## the measurements of docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks
+
+wheel: ## build the wheel and check it in an environment of its own
+	$(PYTHON) tests/packaging/check_wheel.py
+
+ci: ## what CI runs
+	.ci/run
+
+clean: ## back to a fresh clone
+	rm -rf $(VENV) .demo dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find rdagent_sota_patch tests -name __pycache__ -type d -prune -exec rm -rf {} +

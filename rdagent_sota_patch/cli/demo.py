@@ -1,0 +1,28 @@
+"""``rdagent-sota demo``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.cli.output import err, out, print_json
+from rdagent_sota_patch.demo.report import render, show_progress
+from rdagent_sota_patch.demo.stages import run_demo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run_demo_command(folder: Path, as_json: bool) -> None:
+    """Run the demonstration in ``folder`` and print its table; progress goes to stderr."""
+    err.print(
+        f"Real rdagent, real Qlib back-tests; the LLM is a script and the market synthetic. Working in {folder}",
+        style="dim",
+        markup=False,
+        soft_wrap=True,
+    )
+    with show_progress(err) as observe:
+        result = run_demo(folder, observe=observe)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        out.print(render(result))
