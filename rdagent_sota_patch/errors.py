@@ -6,6 +6,10 @@ Each carries a ``slug`` that stands, explained, in ``docs/messages.md``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class SotaError(Exception):
         super().__init__(slug, message, hint)
 
     @classmethod
-    def of(cls, problems: tuple[Problem, ...] | list[Problem]) -> SotaError:
+    def of(cls, problems: tuple[Problem, ...] | list[Problem]) -> Self:
         """The error that reports all of ``problems``; there must be at least one."""
         first = problems[0]
         error = cls(first.slug, first.message, first.hint)

@@ -55,7 +55,7 @@ def look_at_training(sandbox: Sandbox, session: Session, position: int = -1) -> 
     output = subprocess.run(
         [sys.executable, "-c", _LOOK, str(artifacts)],
         cwd=workspace,
-        env=sandbox.environment(PYTHONPATH=str(workspace)),
+        env=sandbox.environment("look", {"PYTHONPATH": str(workspace)}),
         check=True,
         capture_output=True,
         text=True,
@@ -84,7 +84,7 @@ def run_tool(sandbox: Sandbox, *arguments: str, **settings: str) -> subprocess.C
     return subprocess.run(
         [str(program), *arguments],
         cwd=sandbox.project,
-        env=sandbox.environment(**settings),
+        env=sandbox.environment("tool", settings),
         capture_output=True,
         text=True,
         check=False,
@@ -103,7 +103,7 @@ def load_without_plugin(sandbox: Sandbox, snapshot: Path) -> str:
     result = subprocess.run(
         [sys.executable, "-c", code, str(snapshot)],
         cwd=sandbox.project,
-        env=sandbox.environment(RDAGENT_SOTA_DISABLE="true"),
+        env=sandbox.environment("plain", {"RDAGENT_SOTA_DISABLE": "true"}),
         check=True,
         capture_output=True,
         text=True,

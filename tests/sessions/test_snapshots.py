@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -14,7 +16,7 @@ from rdagent_sota_patch.sessions import snapshots
 from rdagent_sota_patch.sessions.records import Session, Signature
 from rdagent_sota_patch.sessions.snapshots import read_session
 
-from .forged import factor_experiment, feedback, forge, history, put, saved_loop
+from .forged import Made, factor_experiment, feedback, forge, history, put, saved_loop
 from .generated_log import KEY
 
 
@@ -48,6 +50,20 @@ def test_an_ordinary_log_takes_one_file(log: Path, opened: list[str]) -> None:
     assert (len(session.experiments), session.log, session.task_id) == (3, log, "run")
     assert session.snapshot == log / "__session__" / "2" / "1_record"
     assert opened == ["2/1_record"]
+
+
+@pytest.mark.parametrize("content", [history(1), b"junk"])
+def test_the_garbage_collector_is_left_as_it_was(tmp_path: Path, content: Made | bytes) -> None:
+    """Reading pauses the collector, and gives it back also after a failure; off stays off."""
+    path = put(tmp_path, 0, "0_record", content)
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with contextlib.suppress(SotaError):
+                read_session(path)
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()
 
 
 def test_an_interrupted_log_takes_one_file(log: Path, opened: list[str]) -> None:

@@ -1,0 +1,209 @@
+"""The model runner: fed for the duration of ``develop``, its cache keyed by all that decides the result."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from pytest_mock import MockerFixture
+
+from rdagent_sota_patch.errors import HostError, SourceError
+
+Factory = Callable[..., Any]
+
+
+@pytest.fixture
+def develop(rdagent: Path, mocker: MockerFixture) -> Factory:
+    """Develop an experiment on the given SOTA factors."""
+    from rdagent_sota_patch.plugin import model_runner
+
+    def run(experiment: Any, sota: Any, runner_class: Any = model_runner.SotaModelRunner) -> Any:
+        mocker.patch.object(model_runner, "active_sota", return_value=sota)
+        return runner_class(None).develop(experiment)
+
+    return run
+
+
+def test_takes_the_place_of_the_original(rdagent: Path) -> None:
+    """Whoever resolves the class by its path gets the plugin's, under the original's name."""
+    from rdagent.scenarios.qlib.developer import model_runner
+
+    runner = model_runner.QlibModelRunner
+    assert runner.__bases__[0].__qualname__ == "QlibModelRunner"
+    assert (runner.__module__, runner.__qualname__) == (model_runner.__name__, "QlibModelRunner")
+
+
+def test_feeds_alpha_and_sota(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]], table: Path
+) -> None:
+    """The table is copied byte for byte; the mined factor replaces the Alpha of its name, and is counted once."""
+    experiment = develop(make_experiment(), make_sota())
+    (call,) = backtest
+    assert call["table"] == table.read_bytes()
+    assert call["name"] == "conf_sota_factors_model.yaml"
+    assert call["env"]["num_features"] == "3"
+    assert call["env"]["feature_names"] == "['ROC60']"
+    usage = experiment.sota_source
+    assert usage["feature_order"] == ["Gap", "KLEN", "ROC60"]
+    assert (usage["shared_names"], usage["num_features"]) == (["KLEN"], 3)
+    assert usage["model"]["metrics"] == {"IC": 0.1}
+
+
+def test_feeds_sota_alone(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]]
+) -> None:
+    """Without Alpha the configuration loads the label alone; RD-Agent's own template stays as it was."""
+    experiment = develop(make_experiment(), make_sota(use_alpha=False))
+    (call,) = backtest
+    assert call["env"]["num_features"] == "2"
+    loaders = yaml.safe_load(call["config"].split("data_loader:")[1].split("infer_processors")[0])
+    classes = [entry["class"] for entry in loaders["kwargs"]["dataloader_l"]]
+    assert classes == ["qlib.data.dataset.loader.QlibDataLoader", "qlib.data.dataset.loader.StaticDataLoader"]
+    assert list(loaders["kwargs"]["dataloader_l"][0]["kwargs"]["config"]) == ["label"]
+    template = experiment.experiment_workspace.workspace_path / "conf_sota_factors_model.yaml"
+    assert "Alpha158DL" in template.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_put_back(
+    fails: bool,
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    mocker: MockerFixture,
+) -> None:
+    """After ``develop``, failed or not, the experiment has its own base, features and ``execute`` again."""
+    from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
+
+    if fails:
+        mocker.patch.object(QlibFBWorkspace, "execute", side_effect=RuntimeError("no disk"))
+    experiment = make_experiment()
+    base, features = experiment.based_experiments, dict(experiment.base_features)
+    if fails:
+        with pytest.raises(RuntimeError):
+            develop(experiment, make_sota())
+    else:
+        develop(experiment, make_sota())
+    assert experiment.based_experiments is base
+    assert experiment.base_features == features
+    assert "execute" not in vars(experiment.experiment_workspace)
+
+
+def test_synthetic_result_is_real_or_nan(rdagent: Path, make_sota: Factory) -> None:
+    """The synthetic experiment carries the source's metrics; where none are known NaN, never a zero."""
+    from rdagent_sota_patch.plugin.synthetic import make_sota_experiment, metrics_series
+
+    assert make_sota_experiment(make_sota(metrics={"IC": 0.07}), whole=False).result["IC"] == 0.07
+    assert metrics_series({}).isna().all()
+
+
+def test_changed_source_is_refused(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]], table: Path
+) -> None:
+    """A table that changed after it was checked is not trained on."""
+    sota = make_sota()
+    (pd.read_parquet(table) * 2).to_parquet(table)
+    with pytest.raises(SourceError, match="source-changed"):
+        develop(make_experiment(), sota)
+    assert backtest == []
+
+
+def test_cached_run_brings_its_workspace(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]]
+) -> None:
+    """A second run of the same model on the same factors takes the first one's result and whole workspace."""
+    first = develop(make_experiment(), make_sota())
+    second = develop(make_experiment(), make_sota())
+    assert len(backtest) == 1
+    assert second.result.equals(first.result)
+    assert second.experiment_workspace.workspace_path == first.experiment_workspace.workspace_path
+    assert second.sota_source == first.sota_source
+
+
+def test_cached_run_without_its_workspace_runs_again(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]]
+) -> None:
+    """A cached result whose workspace was cleaned is not taken; the new run replaces it in the cache."""
+    first = develop(make_experiment(), make_sota())
+    shutil.rmtree(first.experiment_workspace.workspace_path / "mlruns")
+    second = develop(make_experiment(), make_sota())
+    third = develop(make_experiment(), make_sota())
+    assert len(backtest) == 2
+    assert third.experiment_workspace.workspace_path == second.experiment_workspace.workspace_path
+
+
+def test_key_covers_what_decides_the_result(
+    rdagent: Path,
+    make_experiment: Factory,
+    make_sota: Factory,
+    mocker: MockerFixture,
+    table: Path,
+    tmp_path: Path,
+) -> None:
+    """Another table, switch, code, hyper-parameter, base feature or date gives another key; another path does not."""
+    from dataclasses import replace
+    from datetime import date
+
+    from rdagent_sota_patch.plugin import model_runner
+
+    def key(sota: Any, experiment: Any) -> str:
+        mocker.patch.object(model_runner, "active_sota", return_value=sota)
+        return str(model_runner.run_key(None, experiment))
+
+    sota = make_sota()
+    reference = key(sota, make_experiment())
+    assert key(sota, make_experiment()) == reference
+    elsewhere = tmp_path / "elsewhere.parquet"
+    shutil.copy(table, elsewhere)
+    assert key(make_sota(path=elsewhere), make_experiment()) == reference
+    other = tmp_path / "other.parquet"
+    (pd.read_parquet(table) * 2).to_parquet(other)
+    narrowed = make_experiment()
+    del narrowed.base_features["ROC60"]
+    keys = [
+        key(make_sota(path=other), make_experiment()),
+        key(make_sota(use_alpha=False), make_experiment()),
+        key(sota, make_experiment(code="model_cls = 2\n")),
+        key(sota, make_experiment(training_hyperparameters={"n_epochs": "3"})),
+        key(sota, make_experiment(hyperparameters={"hidden": "8"})),
+        key(sota, make_experiment(model_type="TimeSeries")),
+        key(sota, narrowed),
+        key(replace(sota, segments=replace(sota.segments, test_start=date(2020, 1, 13))), make_experiment()),
+    ]
+    assert len({reference, *keys}) == len(keys) + 1
+
+
+def test_own_runner_that_skips_the_factors_is_caught(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]]
+) -> None:
+    """A user's subclass has to go through ``super().develop``."""
+    from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
+
+    class Bypass(QlibModelRunner):
+        def develop(self, exp: Any) -> Any:
+            return exp
+
+    class Wrapper(QlibModelRunner):
+        def develop(self, exp: Any) -> Any:
+            return super().develop(exp)
+
+    with pytest.raises(HostError, match="runner-without-sota"):
+        develop(make_experiment(), make_sota(), Bypass)
+    assert develop(make_experiment(), make_sota(), Wrapper).sota_source["num_features"] == 3
+    experiment = make_experiment()
+    assert develop(experiment, None, Bypass) is experiment
+
+
+def test_changed_template_is_refused() -> None:
+    """A template whose Alpha entry is spelled otherwise is an error, not a guess."""
+    pytest.importorskip("rdagent")
+    from rdagent_sota_patch.plugin.feeding import drop_alpha
+
+    with pytest.raises(HostError, match="host-changed"):
+        drop_alpha("data_loader:\n    class: Alpha360\n")

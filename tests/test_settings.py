@@ -1,0 +1,130 @@
+"""Settings: one frozen object from the environment and ``.env``, all that is wrong reported at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdagent_sota_patch.errors import SettingsError
+from rdagent_sota_patch.settings import Settings, SourceKind, load_settings, parse_switch
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the developer's own gets in."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["true", "1", "yes", "on", "TRUE", "Yes", "oN", " true "])
+def test_switch_on(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every documented spelling of "on" works, in any case."""
+    monkeypatch.setenv("USE_ALPHA_FACTORS", text)
+    assert load_settings().use_alpha_factors is True
+
+
+@pytest.mark.parametrize("text", ["false", "0", "no", "off", "", "False"])
+def test_switch_off(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every spelling of "off" works, the empty one included."""
+    monkeypatch.setenv("SOTA_STRICT", text)
+    assert load_settings().sota_strict is False
+
+
+@given(st.text(max_size=8))
+def test_any_other_text_is_no_switch(text: str) -> None:
+    """A switch is read as on or off, or refused; it never means something by accident."""
+    known = {"true", "1", "yes", "on", "t", "y", "false", "0", "no", "off", "f", "n", ""}
+    if text.strip().lower() in known:
+        assert parse_switch(text) in (True, False)
+    else:
+        with pytest.raises(ValueError, match="not a switch"):
+            parse_switch(text)
+
+
+def test_all_problems_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bad values and a missing path are reported together."""
+    monkeypatch.setenv("SOTA_STRICT", "maybe")
+    monkeypatch.setenv("SOTA_EMBED_WEIGHTS_MB", "-1")
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "true")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert [problem.slug for problem in caught.value.problems] == [
+        "bad-setting",
+        "bad-setting",
+        "switch-without-path",
+    ]
+    assert "SOTA_STRICT" in str(caught.value) and "SOTA_EMBED_WEIGHTS_MB" in str(caught.value)
+
+
+def test_environment_beats_dotenv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``.env`` is read, and the environment wins, as in RD-Agent itself."""
+    (tmp_path / ".env").write_text("SOTA_LOG_PATH=from-file\nUSE_ALPHA_FACTORS=yes\n", encoding="utf-8")
+    monkeypatch.setenv("SOTA_LOG_PATH", "from-environment")
+    settings = load_settings()
+    assert (settings.sota_log_path, settings.use_alpha_factors) == (Path("from-environment"), True)
+
+
+def test_log_before_workspace_before_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first source switched on is the one, and the others are named in a notice."""
+    monkeypatch.setenv("LOAD_SOTA_FACTORS", "1")
+    assert load_settings().source is SourceKind.FILE
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "1")
+    monkeypatch.setenv("SOTA_WORKSPACE_PATH", "w")
+    assert load_settings().source is SourceKind.WORKSPACE
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "1")
+    monkeypatch.setenv("SOTA_LOG_PATH", "latest")
+    settings = load_settings()
+    assert settings.source is SourceKind.LOG
+    assert [notice.slug for notice in settings.notices()] == ["several-sources"]
+
+
+def test_missing_path_of_the_source_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch without its path is a problem; a lower source's missing path is none."""
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "1")
+    assert [problem.slug for problem in load_settings().missing_paths()] == ["switch-without-path"]
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "1")
+    monkeypatch.setenv("SOTA_LOG_PATH", "latest")
+    assert load_settings().missing_paths() == ()
+
+
+def test_path_without_switch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path whose switch is off does nothing, and a notice says so."""
+    monkeypatch.setenv("SOTA_LOG_PATH", "latest")
+    settings = load_settings()
+    assert settings.source is None
+    assert [notice.slug for notice in settings.notices()] == ["path-without-switch"]
+
+
+def test_alpha_without_source_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """USE_ALPHA_FACTORS alone has no effect, and a notice says so."""
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "1")
+    assert [notice.slug for notice in load_settings().notices()] == ["alpha-without-source"]
+
+
+def test_nothing_set_says_nothing() -> None:
+    """Without any setting there is no source, no notice, no problem."""
+    settings = load_settings()
+    assert (settings.source, settings.notices(), settings.missing_paths(), settings.unsupported()) == (
+        None,
+        (),
+        (),
+        (),
+    )
+
+
+def test_several_workspace_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roots are separated as PATH is, and may hold spaces."""
+    monkeypatch.setenv("SOTA_WORKSPACE_ROOT", os.pathsep.join(["/a b", "", "~/c"]))
+    assert load_settings().sota_workspace_root == (Path("/a b"), Path("~/c").expanduser())
+
+
+@pytest.mark.parametrize("name", ["SOTA_REQUIRE_CAUSAL", "SOTA_INHERIT_TRACE"])
+def test_unsupported_wish_is_a_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch that this version cannot honour is a problem, not a shrug."""
+    monkeypatch.setenv(name, "true")
+    assert [problem.slug for problem in load_settings().unsupported()] == ["not-in-this-version"]
