@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 
-from rdagent_sota_patch.cli.output import EXIT_PROBLEM, out, print_json, print_problems, problem_to_plain
+from rdagent_sota_patch.cli.output import (
+    EXIT_PROBLEM,
+    clean,
+    out,
+    print_json,
+    print_problems,
+    problem_to_plain,
+)
 from rdagent_sota_patch.factors.features import summarize
 from rdagent_sota_patch.plugin.doctor import Diagnosis, diagnose
 
@@ -59,7 +66,7 @@ def _source_to_plain(diagnosis: Diagnosis, source: Source) -> dict[str, Any]:
 
 def _show(diagnosis: Diagnosis) -> None:
     for label, value in _facts(diagnosis):
-        out.print(f"[dim]{label:<12}[/] {escape(value)}", soft_wrap=True)
+        out.print(f"[dim]{label:<12}[/] {escape(clean(value))}", soft_wrap=True)
     print_problems(diagnosis.notices, style="yellow", mark="!")
     print_problems(diagnosis.problems)
     if not diagnosis.problems:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from rdagent_sota_patch.cli.output import err, out, print_json
+from rdagent_sota_patch.cli.output import clean, err, out, print_json
 from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.sessions.records import ExperimentKind
@@ -98,10 +98,12 @@ def sota_names(sota: ExperimentRecord) -> tuple[str, ...]:
 
 
 def _show(session: Session) -> None:
-    out.print(f"[bold]{escape(session.task_id)}[/]  {escape(session.loop_class)}, {session.signature.value}")
-    out.print(escape(f"snapshot {session.snapshot}"), style="dim", soft_wrap=True)
+    out.print(
+        f"[bold]{escape(clean(session.task_id))}[/]  {escape(clean(session.loop_class))}, {session.signature.value}"
+    )
+    out.print(escape(clean(f"snapshot {session.snapshot}")), style="dim", soft_wrap=True)
     for path, reason in session.skipped:
-        err.print(f"! skipped {path}: {reason}", style="yellow", markup=False, soft_wrap=True)
+        err.print(f"! skipped {clean(path)}: {clean(reason)}", style="yellow", markup=False, soft_wrap=True)
     sota = session.sota
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("loop", justify="right")
@@ -118,15 +120,15 @@ def _show(session: Session) -> None:
         )
     out.print(table)
     for experiment in session.experiments:
-        out.print(f"loop {experiment.loop}: {_subject(experiment)}", markup=False, soft_wrap=True)
+        out.print(f"loop {experiment.loop}: {clean(_subject(experiment))}", markup=False, soft_wrap=True)
         if experiment.workspace is not None:
-            out.print(f"  {experiment.workspace}", style="dim", markup=False, soft_wrap=True)
+            out.print(f"  {clean(experiment.workspace)}", style="dim", markup=False, soft_wrap=True)
     if sota is None:
         out.print(f"No SOTA factors in this log: {summarize(session)}.", style="yellow")
         return
     names = sota_names(sota)
     out.print(
-        f"SOTA: loop {sota.loop}, {len(names)} factors: {escape(', '.join(names))}",
+        f"SOTA: loop {sota.loop}, {len(names)} factors: {escape(clean(', '.join(names)))}",
         style="green",
         soft_wrap=True,
     )

@@ -29,6 +29,11 @@ out = Console()
 err = Console(stderr=True)
 
 
+def clean(text: object) -> str:
+    """Text from a log or a path as it may go to a terminal: no control characters, no lone surrogates."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(text))
+
+
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Turn a ``SotaError`` into its text on stderr (with ``--json``, an object on stdout) and exit code 1."""
 
@@ -48,17 +53,17 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON object; NaN and infinities, which JSON lacks, become null."""
-    json.dump(_finite(document), sys.stdout, ensure_ascii=False, indent=2, allow_nan=False)
+    json.dump(_finite(document), sys.stdout, ensure_ascii=True, indent=2, allow_nan=False)
     sys.stdout.write("\n")
 
 
 def print_problems(problems: Iterable[Problem], *, style: str = "red", mark: str = "✗") -> None:
     """Print problems on stderr, each with its slug and what to do next."""
     for problem in problems:
-        text = Text.assemble((f"{mark} ", style), problem.message, (f"  [{problem.slug}]", "dim"))
-        err.print(text, soft_wrap=True)
+        lines = "\n".join(map(clean, problem.message.splitlines()))
+        err.print(Text.assemble((f"{mark} ", style), lines, (f"  [{problem.slug}]", "dim")), soft_wrap=True)
         if problem.hint:
-            err.print(Text(f"  → {problem.hint}", style="cyan"), soft_wrap=True)
+            err.print(Text(f"  → {clean(problem.hint)}", style="cyan"), soft_wrap=True)
 
 
 def problem_to_plain(problem: Problem) -> dict[str, str]:

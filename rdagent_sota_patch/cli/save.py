@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.cli.output import out, print_json
+from rdagent_sota_patch.cli.output import clean, out, print_json
 from rdagent_sota_patch.factors.saving import save_source
 from rdagent_sota_patch.factors.sources import source_of
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -34,8 +34,8 @@ def run_save(log: Path, target: Path, as_json: bool) -> None:
         print_json(document)
         return
     out.print(
-        f"{len(table.names)} factors of loop {source.loop}: {', '.join(table.names)}\n"
-        f"{table.rows:,} rows, {table.start}…{table.end} → {target}",
+        f"{len(table.names)} factors of loop {source.loop}: {clean(', '.join(table.names))}\n"
+        f"{table.rows:,} rows, {table.start}…{table.end} → {clean(target)}",
         markup=False,
         soft_wrap=True,
     )

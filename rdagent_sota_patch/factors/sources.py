@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.errors import SettingsError, SourceError
+from rdagent_sota_patch.errors import Problem, SettingsError, SourceError
 from rdagent_sota_patch.factors.provenance import FactorOrigin, read_provenance
 from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -62,6 +62,11 @@ class Source:
     def workspace(self) -> Path | None:
         """The workspace that holds the table."""
         return self.table.parent if self.table and self.kind is not SourceKind.FILE else None
+
+    def notices(self) -> tuple[Problem, ...]:
+        """What was passed over on the way to these factors."""
+        skipped = self.session.skipped if self.session else ()
+        return tuple(Problem("snapshot-skipped", f"{path}: {reason}") for path, reason in skipped)
 
     def describe_factors(self, names: Sequence[str]) -> tuple[FactorOrigin, ...]:
         """What is known of each column of the table, in the given order.

@@ -90,7 +90,7 @@ def prepare_sota(settings: Settings) -> ActiveSota:
     findings = check_segments(table, segments)
     if errors := [*findings.errors, *check_market(table)]:
         raise TableError.of(errors)
-    for notice in findings.notices:
+    for notice in (*source.notices(), *findings.notices):
         logger.warning(str(notice))
     _pin(source, table)
     return ActiveSota(source, table, segments, settings.use_alpha_factors)

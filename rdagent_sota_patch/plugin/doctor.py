@@ -85,6 +85,7 @@ def diagnose() -> Diagnosis:
             source = attempt(lambda: find_source(settings))
             if version is not None and settings.use_alpha_factors:
                 alpha = attempt(alpha_features) or {}
+    notices.extend(source.notices() if source is not None else ())
     if source is not None and source.table is None:
         problems.extend(_missing_data() if version is not None else ())
         notices.append(

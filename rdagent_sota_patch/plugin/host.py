@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import os
 from pathlib import Path
 
 from rdagent_sota_patch.errors import HostError
@@ -81,7 +82,12 @@ def own_log() -> Path:
 
 
 def factor_data_folder() -> Path:
-    """The folder whose market data factor code is run on (``FACTOR_CoSTEER_DATA_FOLDER``)."""
-    from rdagent.components.coder.factor_coder.config import FACTOR_COSTEER_SETTINGS
+    """The folder whose market data factor code is run on.
 
-    return Path(FACTOR_COSTEER_SETTINGS.data_folder)
+    ``FACTOR_CoSTEER_DATA_FOLDER``, with its default, as ``rdagent/components/coder/factor_coder/config.py`` reads
+    it; importing that takes seconds.
+    """
+    for name, value in os.environ.items():
+        if name.upper() == "FACTOR_COSTEER_DATA_FOLDER":
+            return Path(value)
+    return Path("git_ignore_folder/factor_implementation_source_data")

@@ -10,21 +10,19 @@ from rdagent.log import rdagent_logger as logger
 from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, SourceError
 from rdagent_sota_patch.factors.features import summarize
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
-from rdagent_sota_patch.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rdagent_sota_patch.settings import Settings
 
-def prepare_run(loop: Any) -> None:
+
+def prepare_run(loop: Any, settings: Settings) -> None:
     """Check what ``loop`` (an ``RDLoop``, new or resumed) will need, and log a summary.
 
     Raises:
         SotaError: Under ``SOTA_STRICT``, anything that keeps the run from doing what was asked.
     """
-    settings = load_settings()
-    for notice in settings.notices():
-        logger.warning(str(notice))
     try:
         _check(loop, settings)
     except SotaError as error:
@@ -93,8 +91,8 @@ def _check_resumed(loop: Any, sota: ActiveSota) -> None:
 
 def _report(sota: ActiveSota, base_features: Mapping[str, str]) -> None:
     source, table = sota.source, sota.table
-    if source.session is not None:
-        logger.info(f"Found workspace from log: {source.workspace or source.experiment.workspace}")  # type: ignore[union-attr]
+    if source.session is not None and source.workspace is not None:
+        logger.info(f"Found workspace from log: {source.workspace}")
     logger.info(f"SOTA factors loaded from workspace: {table.path}")
     logger.info(f"SOTA factors shape: ({table.rows}, {len(table.names)})")
     features = sota.features(base_features)

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rdagent_sota_patch.errors import HostError, SotaError
+from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -35,9 +36,7 @@ def attach_loop(module: ModuleType) -> None:
     def record_and_save(self: Any, prev_out: dict[str, Any]) -> Any:
         outcome = record(self, prev_out)
         try:
-            from rdagent_sota_patch.plugin.saving import save_accepted
-
-            save_accepted(self)
+            _save(self)
         except SotaError as error:
             _stop(error)
         return outcome
@@ -46,15 +45,34 @@ def attach_loop(module: ModuleType) -> None:
     loop_class.record = record_and_save
 
 
-def _prepare(loop: Any) -> None:
-    from rdagent_sota_patch.plugin.preflight import prepare_run
+# RDLoop is the base of other scenarios' loops, too: what they never need is not imported for them.
 
-    prepare_run(loop)
+
+def _prepare(loop: Any) -> None:
+    settings = load_settings()
+    for notice in settings.notices():
+        _log().warning(str(notice))
+    if settings.source is not None or settings.save_sota_factors:
+        from rdagent_sota_patch.plugin.preflight import prepare_run
+
+        prepare_run(loop, settings)
+
+
+def _save(loop: Any) -> None:
+    settings = load_settings()
+    if settings.save_sota_factors:
+        from rdagent_sota_patch.plugin.saving import save_accepted
+
+        save_accepted(loop, settings)
+
+
+def _log() -> Any:
+    from rdagent.log import rdagent_logger
+
+    return rdagent_logger
 
 
 def _stop(error: SotaError) -> NoReturn:
-    from rdagent.log import rdagent_logger as logger
-
-    logger.error(f"rdagent-sota-patch stopped this run.\n{error}")
+    _log().error(f"rdagent-sota-patch stopped this run.\n{error}")
     print(f"rdagent-sota-patch stopped this run.\n{error}", file=sys.stderr)
     raise SystemExit(1) from None

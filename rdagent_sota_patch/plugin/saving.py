@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rdagent.log import rdagent_logger as logger
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
@@ -15,23 +15,25 @@ from rdagent_sota_patch.plugin.rebuild import rebuild_table
 from rdagent_sota_patch.sessions.inert import read_inert
 from rdagent_sota_patch.sessions.records import Session, Signature
 from rdagent_sota_patch.sessions.trace import read_experiments
-from rdagent_sota_patch.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rdagent_sota_patch.settings import Settings
 
 
-def save_accepted(loop: Any) -> None:
+def save_accepted(loop: Any, settings: Settings) -> None:
     """Write the accepted factors, if what was just recorded is an accepted factor experiment.
 
     A rejected loop leaves the file as it was.
 
     Args:
         loop: The ``RDLoop``, with the experiment at the end of its history.
+        settings: The user's settings.
 
     Raises:
         SotaError: Under ``SOTA_STRICT``, the file could not be written. The log keeps all that is needed
             to write it later.
     """
-    settings = load_settings()
-    if not settings.save_sota_factors or not loop.trace.hist:
+    if not loop.trace.hist:
         return
     experiment, feedback = loop.trace.hist[-1]
     if not isinstance(experiment, QlibFactorExperiment) or not feedback.decision:

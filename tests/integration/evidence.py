@@ -116,7 +116,7 @@ def global_names(snapshot: Path) -> set[str]:
     import pickletools
 
     payload = snapshot.read_bytes().split(b"\n", 1)[1][32:]
-    assert pickle.PROTO == payload[:1]
+    assert payload[:1] == pickle.PROTO
     strings: list[str] = []
     modules: set[str] = set()
     for opcode, argument, _ in pickletools.genops(payload):

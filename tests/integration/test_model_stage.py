@@ -81,14 +81,20 @@ def test_off_is_plain_rdagent(sandbox: Sandbox, off: RealRun) -> None:
     """With nothing set, the model has Alpha's 20 features and its workspace no trace of the plugin."""
     trained = look_at_training(sandbox, off.session)
     check_agreement(trained, ALPHA_COUNT)
-    assert not {"combined_factors_df.parquet", "sota_source.json"} & {p.name for p in trained.workspace.iterdir()}
+    assert not {"combined_factors_df.parquet", "sota_source.json"} & {
+        p.name for p in trained.workspace.iterdir()
+    }
     assert "SOTA factor experiment added" not in off.result.output
 
 
 def test_off_keeps_the_run_cache_key(sandbox: Sandbox, off: RealRun) -> None:
     """An RD-Agent with the plugin disabled takes the run that the plugin, with nothing set, left in the cache."""
     result = sandbox.run(
-        "fin_model", loops=1, name="disabled", environment={"RDAGENT_SOTA_DISABLE": "1"}, screenplay=Screenplay()
+        "fin_model",
+        loops=1,
+        name="disabled",
+        environment={"RDAGENT_SOTA_DISABLE": "1"},
+        screenplay=Screenplay(),
     )
     session = sandbox.session(result.log)
     assert dict(session.experiments[0].metrics) == dict(off.session.experiments[0].metrics)
@@ -115,7 +121,9 @@ def test_sota_and_alpha(sandbox: Sandbox, both: RealRun, off: RealRun, factor_ru
     check_agreement(trained, ALPHA_COUNT + len(MINED))
     alpha = look_at_training(sandbox, off.session).fitted
     assert trained.fitted == tuple(sorted((*MINED, *alpha)))
-    assert (trained.workspace / "combined_factors_df.parquet").read_bytes() == table_of(factor_run).read_bytes()
+    assert (trained.workspace / "combined_factors_df.parquet").read_bytes() == table_of(
+        factor_run
+    ).read_bytes()
 
 
 def test_mined_factors_pay(both: RealRun, off: RealRun) -> None:
@@ -229,7 +237,9 @@ def test_resumed_run_keeps_the_factors(sandbox: Sandbox, alone: RealRun, factor_
     assert len(session.experiments) == 2
     trained = look_at_training(sandbox, session)
     check_agreement(trained, len(MINED))
-    assert (trained.workspace / "combined_factors_df.parquet").read_bytes() == table_of(factor_run).read_bytes()
+    assert (trained.workspace / "combined_factors_df.parquet").read_bytes() == table_of(
+        factor_run
+    ).read_bytes()
 
 
 def test_resumed_run_refuses_other_factors(sandbox: Sandbox, alone: RealRun, tmp_path: Path) -> None:
@@ -254,7 +264,9 @@ def test_parallel_steps(sandbox: Sandbox, factor_run: RealRun) -> None:
         "fin_model",
         loops=2,
         name="parallel",
-        environment=from_log(factor_run, MULTI_PROC_N="2", STEP_SEMAPHORE="2", PICKLE_CACHE_FOLDER_PATH_STR="own"),
+        environment=from_log(
+            factor_run, MULTI_PROC_N="2", STEP_SEMAPHORE="2", PICKLE_CACHE_FOLDER_PATH_STR="own"
+        ),
     )
     session = sandbox.session(result.log)
     assert len(session.experiments) == 2
@@ -266,7 +278,10 @@ def test_inspect_and_doctor_tell_the_figures(sandbox: Sandbox, both: RealRun, fa
     """``inspect`` of the model log and ``doctor`` name source, counts and ICs."""
     inspected = json.loads(run_tool(sandbox, "inspect", str(both.result.log), "--json").stdout)
     assert inspected["loops"][0]["sota_source"]["sota_factor_count"] == 3
-    assert inspected["loops"][0]["sota_source"]["metrics"]["IC"] == factor_run.session.experiments[2].metrics["IC"]
+    assert (
+        inspected["loops"][0]["sota_source"]["metrics"]["IC"]
+        == factor_run.session.experiments[2].metrics["IC"]
+    )
     doctor = run_tool(sandbox, "doctor", "--json", **from_log(factor_run, USE_ALPHA_FACTORS="true"))
     diagnosis = json.loads(doctor.stdout)
     assert doctor.returncode == 0 and diagnosis["problems"] == []

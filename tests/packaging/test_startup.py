@@ -14,6 +14,7 @@ import pytest
 
 from rdagent_sota_patch import _startup
 from rdagent_sota_patch._startup import LOOP_MODULE, RUNNER_MODULE, AttachFinder, attach_after_load
+from rdagent_sota_patch.errors import HostError
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOOK = PROJECT / "patches" / "startup.pth.in"
@@ -218,10 +219,16 @@ def test_an_error_in_attaching_stops_a_run_that_asked_for_sota_factors(
 
 def test_the_runner_is_not_attached_to_without_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner on SOTA factors without the check before the run would be half a plugin."""
-    pytest.importorskip("rdagent")
-    loop = ModuleType(LOOP_MODULE)
-    monkeypatch.setitem(sys.modules, LOOP_MODULE, loop)
-    monkeypatch.setattr("rdagent.components.workflow.rd_loop", loop, raising=False)
+    packages = {name: ModuleType(name) for name in _prefixes(LOOP_MODULE)}
+    for name, module in packages.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    workflow = packages[LOOP_MODULE.rpartition(".")[0]]
+    monkeypatch.setattr(workflow, "rd_loop", packages[LOOP_MODULE], raising=False)
     monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "true")
-    with pytest.raises(Exception, match="host-changed"):
+    with pytest.raises(HostError, match="host-changed"):
         attach_after_load(ModuleType(RUNNER_MODULE))
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]

@@ -27,7 +27,8 @@ def rdagent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # Its dependencies warn on import, of deprecations of their own.
         warnings.simplefilter("ignore")
         pytest.importorskip("rdagent.scenarios.qlib.developer.model_runner")
-        import rdagent.scenarios.qlib.developer.factor_runner
+        import rdagent.scenarios.qlib.developer.factor_runner  # noqa: F401
+
         import rdagent_sota_patch.plugin.model_runner  # noqa: F401
     yield folder
     os.chdir(before)
@@ -58,10 +59,14 @@ def make_sota(table: Path) -> Factory:
     from rdagent_sota_patch.plugin.active import ActiveSota
     from rdagent_sota_patch.settings import SourceKind
 
-    def make(use_alpha: bool = True, path: Path = table, metrics: dict[str, float] | None = None) -> ActiveSota:
+    def make(
+        use_alpha: bool = True, path: Path = table, metrics: dict[str, float] | None = None
+    ) -> ActiveSota:
         day = date(2020, 1, 10)
         return ActiveSota(
-            Source(SourceKind.WORKSPACE, path.parent, path, metrics=MappingProxyType(metrics or {"IC": 0.05})),
+            Source(
+                SourceKind.WORKSPACE, path.parent, path, metrics=MappingProxyType(metrics or {"IC": 0.05})
+            ),
             read_factor_table(path),
             Segments(day, day, day, day, day),
             use_alpha,

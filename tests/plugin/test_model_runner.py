@@ -39,7 +39,11 @@ def test_takes_the_place_of_the_original(rdagent: Path) -> None:
 
 
 def test_feeds_alpha_and_sota(
-    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]], table: Path
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    table: Path,
 ) -> None:
     """The table is copied byte for byte; the mined factor replaces the Alpha of its name, and is counted once."""
     experiment = develop(make_experiment(), make_sota())
@@ -104,7 +108,11 @@ def test_synthetic_result_is_real_or_nan(rdagent: Path, make_sota: Factory) -> N
 
 
 def test_changed_source_is_refused(
-    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]], table: Path
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    table: Path,
 ) -> None:
     """A table that changed after it was checked is not trained on."""
     sota = make_sota()

@@ -36,7 +36,7 @@ class Slotted:
 class Keyworded:
     """Pickles its construction with a keyword argument."""
 
-    def __new__(cls, *, size: int) -> Keyworded:  # noqa: D102
+    def __new__(cls, *, size: int) -> Keyworded:
         return super().__new__(cls)
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, int]]:

@@ -1,0 +1,258 @@
+"""The commands as people and programs use them: text, ``--json``, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from rdagent_sota_patch.cli import app
+from rdagent_sota_patch.factors.provenance import read_provenance
+from rdagent_sota_patch.settings import Settings
+from tests.sessions.generated_log import KEY, METRICS, PlannedLoop, generate_log
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of RD-Agent's own classes: accepted, rejected, accepted with two factors, a model."""
+    pytest.importorskip("rdagent")
+    log = generate_log(
+        tmp_path_factory.mktemp("project") / "log" / "run",
+        [
+            PlannedLoop(factors=("Rev5",)),
+            PlannedLoop(factors=("Vol10",), accepted=False),
+            PlannedLoop(factors=("Gap3", "Mom60")),
+            PlannedLoop(kind="model"),
+        ],
+    )
+    return log
+
+
+@pytest.fixture
+def log(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The log in a project of its own, the current folder; its key at hand, no settings."""
+    for name in (*Settings.model_fields, "log_trace_path", "artifact_signing_key_path"):
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("ARTIFACT_SIGNING_KEY", KEY)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    for name, day in (
+        ("TRAIN_START", "2020-01-01"),
+        ("TRAIN_END", "2020-01-10"),
+        ("VALID_START", "2020-01-11"),
+        ("VALID_END", "2020-01-20"),
+        ("TEST_START", "2020-01-21"),
+        ("TEST_END", "2020-01-31"),
+    ):
+        monkeypatch.setenv(f"QLIB_MODEL_{name}", day)
+    project = tmp_path / "project"
+    shutil.copytree(generated.parent.parent, project)
+    monkeypatch.chdir(project)
+    return project / "log" / "run"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def inspect_json(log: Path) -> dict[str, Any]:
+    return dict(json.loads(run("inspect", log, "--json").stdout))
+
+
+def write_table(folder: Path, names: tuple[str, ...] = ("Rev5", "Gap3", "Mom60")) -> Path:
+    """A table of these factors, where the log's SOTA experiment kept its own."""
+    index = pd.MultiIndex.from_product(
+        [pd.date_range("2020-01-01", "2020-01-31", freq="B"), ["SH600000", "SZ000001"]],
+        names=["datetime", "instrument"],
+    )
+    frame = pd.DataFrame(0.5, index=index, columns=pd.MultiIndex.from_product([["feature"], names]))
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / "combined_factors_df.parquet")
+    return folder / "combined_factors_df.parquet"
+
+
+def sota_workspace(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for the SOTA experiment's workspace: found by its name under SOTA_WORKSPACE_ROOT."""
+    recorded = Path(inspect_json(log)["sota"]["workspace"])
+    monkeypatch.setenv("SOTA_WORKSPACE_ROOT", str(tmp_path / "moved"))
+    return tmp_path / "moved" / recorded.name
+
+
+def test_inspect_for_people(log: Path) -> None:
+    """Loops, decisions, factors and the SOTA mark are on the screen."""
+    result = run("inspect", log)
+    assert result.exit_code == 0
+    for text in ("run", "verified", "accepted", "rejected", "SOTA", "Rev5, Gap3, Mom60", "0.0125"):
+        assert text in result.stdout
+
+
+def test_inspect_json(log: Path) -> None:
+    """One object, with the documented keys, and the SOTA's factors oldest first."""
+    document = inspect_json(log)
+    assert (document["task_id"], document["hist_len"], document["signature"]) == ("run", 4, "verified")
+    assert [(loop["kind"], loop["decision"]) for loop in document["loops"]] == [
+        ("factor", True),
+        ("factor", False),
+        ("factor", True),
+        ("model", True),
+    ]
+    assert document["sota"]["loop"] == 2
+    assert document["sota"]["factors"] == ["Rev5", "Gap3", "Mom60"]
+    assert document["loops"][0]["metrics"] == METRICS
+    assert set(document["loops"][0]["factors"][0]) >= {"name", "description", "formulation"}
+
+
+@pytest.mark.parametrize("spelling", ["latest", "log/run", "log/run/__session__"])
+def test_every_way_to_name_a_log(log: Path, spelling: str) -> None:
+    """``latest``, the folder and its ``__session__`` mean the same run."""
+    assert json.loads(run("inspect", spelling, "--json").stdout)["task_id"] == "run"
+
+
+def test_missing_log_is_one_problem(log: Path) -> None:
+    """Exit code 1; text on stderr, or one object with ``--json``."""
+    result = run("inspect", "nowhere")
+    assert result.exit_code == 1
+    assert "Log path does not exist: nowhere" in result.stderr and "log-not-found" in result.stderr
+    document = json.loads(run("inspect", "nowhere", "--json").stdout)
+    assert document["problems"][0]["slug"] == "log-not-found"
+
+
+def test_bad_usage_is_two() -> None:
+    """A missing argument is exit code 2."""
+    assert run("inspect").exit_code == 2
+    assert run("save", "log").exit_code == 2
+
+
+def test_doctor_without_settings(log: Path) -> None:
+    """Nothing on: nothing wrong, and the person is told that RD-Agent is as without the plugin."""
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "as if the plugin were not installed" in result.stdout
+    assert json.loads(run("doctor", "--json").stdout)["source"] is None
+
+
+def test_doctor_ready(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good source: factors, dates and the feature count, names shared with Alpha counted once."""
+    workspace = sota_workspace(log, tmp_path, monkeypatch)
+    write_table(workspace, ("Rev5", "Gap3", "KLEN"))
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "true")
+    monkeypatch.setenv("SOTA_LOG_PATH", "latest")
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "true")
+    result = run("doctor")
+    assert result.exit_code == 0, result.stderr
+    assert "3 SOTA + 20 Alpha, 1 name shared → 22 features, 2020-01-01…2020-01-31, ready" in result.stdout
+    document = json.loads(run("doctor", "--json").stdout)
+    assert (document["alpha_features"], document["num_features"], document["problems"]) == (20, 22, [])
+    source = document["source"]
+    assert (source["kind"], source["loop"], source["rows"]) == ("log", 2, 46)
+    assert source["workspace"] == str(workspace)
+    assert source["fingerprint"].startswith("sha256:")
+
+
+def test_doctor_tells_every_problem(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wish that cannot be met and a broken table are reported together, with exit code 1."""
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    (workspace / "combined_factors_df.parquet").write_bytes(b"no parquet")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(workspace))
+    monkeypatch.setenv("SOTA_INHERIT_TRACE", "true")
+    monkeypatch.setenv("SOTA_LOG_PATH", "latest")
+    result = run("doctor", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [problem["slug"] for problem in document["problems"]] == [
+        "not-in-this-version",
+        "table-unreadable",
+    ]
+    assert [notice["slug"] for notice in document["notices"]] == ["path-without-switch"]
+
+
+def test_doctor_reads_dotenv(log: Path, tmp_path: Path) -> None:
+    """Settings, and RD-Agent's dates with them, may stand in ``.env``."""
+    write_table(tmp_path / "w")
+    Path(".env").write_text(
+        f"LOAD_SOTA_FROM_WORKSPACE=yes\nSOTA_WORKSPACE_PATH={tmp_path / 'w'}\n", encoding="utf-8"
+    )
+    assert json.loads(run("doctor", "--json").stdout)["source"]["kind"] == "workspace"
+
+
+def test_doctor_on_a_table_of_other_dates(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors that have no day of a segment are a problem before the run, not after it."""
+    write_table(tmp_path / "w")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(tmp_path / "w"))
+    monkeypatch.setenv("QLIB_MODEL_TEST_START", "2023-01-01")
+    monkeypatch.setenv("QLIB_MODEL_TEST_END", "2023-12-31")
+    assert [p["slug"] for p in json.loads(run("doctor", "--json").stdout)["problems"]] == ["table-dates"]
+
+
+def test_doctor_on_a_foreign_market(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors of instruments that the market does not have are a problem."""
+    write_table(tmp_path / "w")
+    instruments = tmp_path / "home" / ".qlib" / "qlib_data" / "cn_data" / "instruments"
+    instruments.mkdir(parents=True)
+    (instruments / "csi300.txt").write_text("SZ300750\t2010-01-01\t2030-01-01\n", encoding="utf-8")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(tmp_path / "w"))
+    assert [p["slug"] for p in json.loads(run("doctor", "--json").stdout)["problems"]] == [
+        "table-instruments"
+    ]
+
+
+def test_doctor_announces_a_rebuild(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is gone can be rebuilt when there is market data, and not when there is none."""
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "true")
+    monkeypatch.setenv("SOTA_LOG_PATH", "log/run")
+    monkeypatch.setenv("FACTOR_CoSTEER_DATA_FOLDER", str(tmp_path / "nowhere"))
+    document = json.loads(run("doctor", "--json").stdout)
+    assert [problem["slug"] for problem in document["problems"]] == ["no-market-data"]
+    monkeypatch.setenv("FACTOR_CoSTEER_DATA_FOLDER", str(tmp_path))
+    document = json.loads(run("doctor", "--json").stdout)
+    assert [notice["slug"] for notice in document["notices"]] == ["table-rebuild"]
+    assert document["source"]["factors"] == ["Rev5", "Gap3", "Mom60"]
+    assert document["num_features"] == 3
+
+
+def test_save_writes_factors_with_their_origin(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file holds the table and, in its footer, every factor's formula, code and loop."""
+    write_table(sota_workspace(log, tmp_path, monkeypatch))
+    target = tmp_path / "out.parquet"
+    result = run("save", log, "--out", target, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["names"] == ["Rev5", "Gap3", "Mom60"]
+    provenance = read_provenance(target)
+    assert provenance is not None
+    assert [(factor.name, factor.loop) for factor in provenance.factors] == [
+        ("Rev5", 0),
+        ("Gap3", 2),
+        ("Mom60", 2),
+    ]
+    assert all(factor.code for factor in provenance.factors)
+    assert provenance.metrics == METRICS
+
+
+def test_save_keeps_the_old_file_when_it_fails(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken table leaves the file that was there before untouched."""
+    table = write_table(sota_workspace(log, tmp_path, monkeypatch))
+    table.write_bytes(table.read_bytes()[:100])
+    target = tmp_path / "out.parquet"
+    target.write_bytes(b"precious")
+    assert run("save", log, "--out", target).exit_code == 1
+    assert target.read_bytes() == b"precious"
+
+
+def test_hostile_names_do_not_reach_the_terminal(log: Path) -> None:
+    """Control characters and lone surrogates of a stranger's log are shown as escapes."""
+    from rdagent_sota_patch.cli.output import clean
+
+    assert clean("a\x1b[2Jb\ud800\r因子 x") == "a\\x1b[2Jb\\ud800\\r因子 x"
