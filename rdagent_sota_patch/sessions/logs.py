@@ -51,7 +51,7 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
 
     Raises:
         SourceError: ``no-accepted-run`` when ``latest`` finds none; else as `read_session`.
-        SnapshotError: As `read_session`, for a log that is named.
+        SnapshotError: As `read_session`, for a log that is named. ``snapshot-altered`` also for ``latest``.
     """
     if str(path) != LATEST:
         return read_session(Path(path))
@@ -64,6 +64,9 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
         try:
             session = read_session(run.log, key=key)
         except SotaError as error:
+            if error.slug == "snapshot-altered":
+                # It may be the newest accepted run: an older one in its place is not what was asked for.
+                raise
             unreadable.append((run.log, error.problems[0].message))
             seen.append(f"{run.log}: {error.problems[0].message}")
             continue

@@ -21,7 +21,7 @@ from tests.sessions.generated_log import KEY, METRICS, PlannedLoop, generate_log
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log of RD-Agent's own classes: accepted, rejected, accepted with two factors, a model."""
     pytest.importorskip("rdagent")
-    log = generate_log(
+    return generate_log(
         tmp_path_factory.mktemp("project") / "log" / "run",
         [
             PlannedLoop(factors=("Rev5",)),
@@ -30,7 +30,6 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
             PlannedLoop(kind="model"),
         ],
     )
-    return log
 
 
 @pytest.fixture

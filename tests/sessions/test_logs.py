@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.errors import SourceError
+from rdagent_sota_patch.errors import SnapshotError, SourceError
 from rdagent_sota_patch.sessions.logs import LATEST, find_log, log_roots
 
 from .forged import factor_experiment, feedback, history, model_experiment, put, saved_loop
@@ -85,3 +86,12 @@ def test_a_named_log(tmp_path: Path) -> None:
     assert find_log(run(tmp_path, "run", MODEL, 1), []).log == tmp_path / "run"
     with pytest.raises(SourceError, match="log-not-found"):
         find_log(tmp_path / "none", [])
+
+
+def test_an_altered_newer_run_stops_latest(tmp_path: Path, key_here: None) -> None:
+    """An altered run may be the newest accepted one: no older one is put in its place."""
+    run(tmp_path, "old", history(1), 100)
+    altered = b"RDAGENT_SIGNED_PICKLE_V1\n" + bytes(32) + pickle.dumps({"not": "signed with our key"})
+    run(tmp_path, "new", altered, 200)
+    with pytest.raises(SnapshotError, match="snapshot-altered"):
+        find_log(LATEST, [tmp_path])
