@@ -12,7 +12,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Touched last, so that an installation that was interrupted is begun again. The pip that comes with Python 3.11
-# tries versions of RD-Agent's dependencies for half an hour; a current one needs a minute.
+# downloads version after version of RD-Agent's dependencies before it finds a set that fits; a current one is quick.
 $(INSTALLED): pyproject.toml patches/startup.pth.in
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)

@@ -178,6 +178,12 @@ class Settings(BaseSettings):
                 f"{' and '.join(switched)} are all on; {switched[0]} comes first and is the one used.",
                 f"Switch off {' and '.join(switched[1:])} to silence this.",
             )
+        if "sota_embed_weights_mb" in self.model_fields_set:
+            yield Problem(
+                "not-in-this-version",
+                "SOTA_EMBED_WEIGHTS_MB is set, but this version keeps no weights in the session.",
+                "Unset SOTA_EMBED_WEIGHTS_MB.",
+            )
         if self.source is None and self.use_alpha_factors:
             yield Problem(
                 "alpha-without-source",

@@ -41,7 +41,7 @@ def _to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
         "active": diagnosis.active,
         "rdagent": diagnosis.rdagent,
         "source": _source_to_plain(diagnosis, diagnosis.source) if diagnosis.source else None,
-        "alpha_features": diagnosis.alpha,
+        "alpha_factors": diagnosis.alpha,
         "num_features": features.count if features else 0,
         "problems": [problem_to_plain(problem) for problem in diagnosis.problems],
         "notices": [problem_to_plain(notice) for notice in diagnosis.notices],

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from rdagent_sota_patch.cli.output import clean, err, out, print_json
+from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_problems
+from rdagent_sota_patch.errors import TableError
+from rdagent_sota_patch.factors.schema import read_names
+from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.sessions.records import ExperimentKind
+from rdagent_sota_patch.sessions.workspaces import find_workspace
+from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +56,7 @@ def _to_plain(session: Session) -> dict[str, Any]:
         "loops": [_experiment_to_plain(experiment) for experiment in session.experiments],
         "sota": {
             "loop": sota.loop,
-            "factors": list(sota_names(sota)),
+            "factors": list(sota_names(session, sota)),
             "workspace": str(sota.workspace) if sota.workspace else None,
             "metrics": dict(sota.metrics),
         }
@@ -85,15 +90,23 @@ def _experiment_to_plain(experiment: ExperimentRecord) -> dict[str, Any]:
     }
 
 
-def sota_names(sota: ExperimentRecord) -> tuple[str, ...]:
-    """The factors accepted up to and with ``sota``, oldest first, each name once."""
+def sota_names(session: Session, sota: ExperimentRecord) -> tuple[str, ...]:
+    """The factors of the SOTA table, by its footer where it is still there, else by the session.
+
+    RD-Agent leaves a new factor out that is nearly one it has (``deduplicate_new_factors``), so that the session
+    may name more.
+    """
+    if sota.workspace is not None:
+        roots = load_settings().sota_workspace_root
+        workspace, _ = find_workspace(sota.workspace, session.log, roots, holding=TABLE_NAME)
+        if workspace is not None:
+            try:
+                return read_names(workspace / TABLE_NAME)
+            except TableError as error:
+                print_problems(error.problems, style="yellow", mark="!")
+    records = (*sota.based_on, sota)
     return tuple(
-        dict.fromkeys(
-            factor.name
-            for record in (*sota.based_on, sota)
-            for factor in record.factors
-            if factor.implemented
-        )
+        dict.fromkeys(factor.name for record in records for factor in record.factors if factor.implemented)
     )
 
 
@@ -126,7 +139,7 @@ def _show(session: Session) -> None:
     if sota is None:
         out.print(f"No SOTA factors in this log: {summarize(session)}.", style="yellow")
         return
-    names = sota_names(sota)
+    names = sota_names(session, sota)
     out.print(
         f"SOTA: loop {sota.loop}, {len(names)} factors: {escape(clean(', '.join(names)))}",
         style="green",

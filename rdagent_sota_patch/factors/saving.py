@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.errors import SourceError
+from rdagent_sota_patch.errors import SettingsError, SourceError
 from rdagent_sota_patch.factors.provenance import Provenance, save_table
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
 
@@ -39,3 +40,19 @@ def save_source(source: Source, table: Path, target: Path) -> FactorTable:
             metrics=source.metrics,
         ),
     )
+
+
+def require_writable(target: Path) -> None:
+    """Make sure that a factor file can be written, before the work that ends in it.
+
+    Raises:
+        SettingsError: Its folder does not exist or must not be written to.
+    """
+    folder = target.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(
+            "cannot-write",
+            f"SAVE_SOTA_FACTORS is on, but {target} cannot be written: {folder} is not a folder that can be "
+            "written to.",
+            "Set SOTA_FACTORS_PATH to a file in a folder of yours.",
+        )

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from rdagent_sota_patch.errors import Problem
+from rdagent_sota_patch.factors.reading import open_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +104,16 @@ def parse_schema(file: Any, path: Path) -> TableSchema:
         canonical=not problems and _is_canonical(schema, metadata, columns, index),
         problems=tuple(problems),
     )
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The factors of a table in column order, from its footer alone.
+
+    Raises:
+        TableError: ``table-not-found`` or ``table-unreadable``.
+    """
+    with open_parquet(path) as file:
+        return tuple(column.name for column in parse_schema(file, path).columns)
 
 
 def is_numeric(arrow_type: Any) -> bool:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from rdagent_sota_patch._startup import AttachFinder
+from rdagent_sota_patch._startup import AttachFinder, is_disabled
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.factors.checks import check_segments
 from rdagent_sota_patch.factors.features import FeatureSet, combine_features
+from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.factors.sources import Source, find_source
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
-from rdagent_sota_patch.plugin.host import (
-    alpha_features,
-    factor_data_folder,
-    model_segments,
-    rdagent_version,
-)
+from rdagent_sota_patch.plugin.host import alpha_features, model_segments, rdagent_version
 from rdagent_sota_patch.plugin.market import check_market
+from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -65,7 +63,7 @@ def diagnose() -> Diagnosis:
             problems.extend(error.problems)
             return None
 
-    active = AttachFinder in sys.meta_path
+    active = AttachFinder in sys.meta_path and not is_disabled()
     if not active:
         problems.append(
             Problem(
@@ -80,14 +78,17 @@ def diagnose() -> Diagnosis:
     alpha: dict[str, str] = {}
     if settings is not None:
         notices.extend(settings.notices())
+        if settings.save_sota_factors:
+            attempt(lambda: require_writable(settings.factor_file))
         if settings.source is not None:
             problems.extend(settings.unsupported())
+            notices.extend(_own_runner())
             source = attempt(lambda: find_source(settings))
             if version is not None and settings.use_alpha_factors:
                 alpha = attempt(alpha_features) or {}
     notices.extend(source.notices() if source is not None else ())
     if source is not None and source.table is None:
-        problems.extend(_missing_data() if version is not None else ())
+        attempt(lambda: require_rebuildable(source))
         notices.append(
             Problem(
                 "table-rebuild",
@@ -111,15 +112,11 @@ def diagnose() -> Diagnosis:
     )
 
 
-def _missing_data() -> tuple[Problem, ...]:
-    folder = factor_data_folder()
-    if folder.is_dir():
-        return ()
-    return (
-        Problem(
-            "no-market-data",
-            f"The factor table is gone, and cannot be rebuilt without market data: "
-            f"{folder.absolute()} does not exist.",
-            "Set FACTOR_CoSTEER_DATA_FOLDER to the folder with daily_pv.h5.",
-        ),
-    )
+def _own_runner() -> Iterator[Problem]:
+    for name in ("QLIB_MODEL_RUNNER", "QLIB_QUANT_MODEL_RUNNER"):
+        if runner := os.environ.get(name):
+            yield Problem(
+                "own-runner",
+                f"{name} names a runner of your own, {runner}; it is fed if it derives from QlibModelRunner.",
+                "The run checks it before the first LLM call.",
+            )

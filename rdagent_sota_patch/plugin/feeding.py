@@ -13,8 +13,7 @@ from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import HostError, SourceError
 from rdagent_sota_patch.factors.copying import copy_table
 from rdagent_sota_patch.factors.features import combine_features
-from rdagent_sota_patch.factors.reading import open_parquet
-from rdagent_sota_patch.factors.schema import parse_schema
+from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.factors.table import unchanged
 from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
@@ -22,7 +21,6 @@ from rdagent_sota_patch.plugin.usage import describe_usage, write_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rdagent_sota_patch.plugin.active import ActiveSota
 
@@ -61,10 +59,11 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
             raise HostError(
                 "host-changed",
                 f"RD-Agent chose {qlib_config_name} for a model on mined factors, not {CONFIG_NAME}.",
+                "If its model_runner.py was edited by hand, undo that (docs/hand-edits.md).",
             )
         table = workspace.workspace_path / TABLE_NAME
         if own_factors:
-            names = _read_names(table)
+            names = read_names(table)
         else:
             _require_unchanged(sota)
             copy_table(sota.table.path, table)
@@ -124,8 +123,3 @@ def _require_unchanged(sota: ActiveSota) -> None:
             f"{sota.table.path} changed after this run checked it.",
             "Save the set you want with `rdagent-sota save` and name that file (LOAD_SOTA_FACTORS).",
         )
-
-
-def _read_names(table: Path) -> tuple[str, ...]:
-    with open_parquet(table) as file:
-        return tuple(column.name for column in parse_schema(file, table).columns)

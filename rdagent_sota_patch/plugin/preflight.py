@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from rdagent.log import rdagent_logger as logger
 
 from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, SourceError
 from rdagent_sota_patch.factors.features import summarize
+from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def prepare_run(loop: Any, settings: Settings) -> None:
 def _check(loop: Any, settings: Settings) -> None:
     runner = getattr(loop, "model_runner", None) or getattr(loop, "runner", None)
     if settings.save_sota_factors:
-        _check_factor_file(settings)
+        # Hours of mining are not to end at a folder that cannot be written to.
+        require_writable(settings.factor_file)
     if settings.source is None:
         return
     if not _is_model_stage(loop):
@@ -61,18 +62,6 @@ def _check(loop: Any, settings: Settings) -> None:
 def _is_model_stage(loop: Any) -> bool:
     # By name: run as a script (`python rdagent/app/qlib_rd_loop/model.py`), the class lives in __main__.
     return not {cls.__name__ for cls in type(loop).__mro__}.isdisjoint({"ModelRDLoop", "QuantRDLoop"})
-
-
-def _check_factor_file(settings: Settings) -> None:
-    """Hours of mining are not to end at a folder that cannot be written to."""
-    folder = settings.factor_file.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SettingsError(
-            "cannot-write",
-            f"SAVE_SOTA_FACTORS is on, but {settings.factor_file} cannot be written: "
-            f"{folder} is not a folder that can be written to.",
-            "Set SOTA_FACTORS_PATH to a file in a folder of yours.",
-        )
 
 
 def _check_resumed(loop: Any, sota: ActiveSota) -> None:

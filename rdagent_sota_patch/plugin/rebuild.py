@@ -26,6 +26,7 @@ from rdagent_sota_patch.errors import SourceError
 from rdagent_sota_patch.factors.copying import copy_table
 from rdagent_sota_patch.factors.sources import TABLE_NAME, Source
 from rdagent_sota_patch.plugin.host import factor_data_folder, table_store
+from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.plugin.synthetic import coder_verdict, make_placeholder, metrics_series
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ def rebuild_table(source: Source) -> Path:
     The table is kept, named by the code and the market data it came from, and taken from there the next time.
 
     Raises:
-        SourceError: The market data is not there, or a factor's code fails.
+        SourceError: Nobody vouches for the code, the market data is not there, or a factor's code fails.
     """
     experiment = source.experiment
     assert experiment is not None
+    require_rebuildable(source)
     target = table_store() / f"rebuilt-{_recipe(experiment)}.parquet"
     if target.exists():
         logger.info(f"The factor table is gone; taken as rebuilt before: {target}")
@@ -75,12 +77,6 @@ def rebuild_table(source: Source) -> Path:
 
 def _recipe(experiment: ExperimentRecord) -> str:
     folder = factor_data_folder()
-    if not folder.is_dir():
-        raise SourceError(
-            "no-market-data",
-            f"The factor table is gone, and cannot be rebuilt without market data: {folder.absolute()} does not exist.",
-            "Set FACTOR_CoSTEER_DATA_FOLDER to the folder with daily_pv.h5.",
-        )
     data = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
     codes = [
         [(factor.name, factor.code) for factor in record.factors if factor.implemented]

@@ -146,7 +146,7 @@ def test_doctor_ready(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 0, result.stderr
     assert "3 SOTA + 20 Alpha, 1 name shared → 22 features, 2020-01-01…2020-01-31, ready" in result.stdout
     document = json.loads(run("doctor", "--json").stdout)
-    assert (document["alpha_features"], document["num_features"], document["problems"]) == (20, 22, [])
+    assert (document["alpha_factors"], document["num_features"], document["problems"]) == (20, 22, [])
     source = document["source"]
     assert (source["kind"], source["loop"], source["rows"]) == ("log", 2, 46)
     assert source["workspace"] == str(workspace)

@@ -285,5 +285,5 @@ def test_inspect_and_doctor_tell_the_figures(sandbox: Sandbox, both: RealRun, fa
     doctor = run_tool(sandbox, "doctor", "--json", **from_log(factor_run, USE_ALPHA_FACTORS="true"))
     diagnosis = json.loads(doctor.stdout)
     assert doctor.returncode == 0 and diagnosis["problems"] == []
-    assert (diagnosis["alpha_features"], diagnosis["num_features"]) == (20, 23)
+    assert (diagnosis["alpha_factors"], diagnosis["num_features"]) == (20, 23)
     assert diagnosis["source"]["factors"] == list(MINED)
