@@ -69,9 +69,21 @@ def workspace_root() -> Path:
 def table_store() -> Path:
     """The folder for tables made here (converted or rebuilt), named by content; beside RD-Agent's workspaces.
 
-    Not inside them: people list that folder to find the newest workspace.
+    Not inside them: people list that folder to find the newest workspace. Made if it is not there.
+
+    Raises:
+        HostError: It cannot be made.
     """
-    return workspace_root().parent / "sota_tables"
+    folder = workspace_root().parent / "sota_tables"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            "cannot-write",
+            f"{folder} cannot be made: {error.strerror}.",
+            "RD-Agent needs to write beside it, too: check WORKSPACE_PATH and its permissions.",
+        ) from error
+    return folder
 
 
 def own_log() -> Path:

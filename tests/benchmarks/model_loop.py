@@ -1,0 +1,161 @@
+"""What the plugin adds to one model loop, against copying the table's file.
+
+Everything of ``QlibModelRunner.develop`` is real but the back-test, in whose place stands a result. So the loop on SOTA
+factors less the same loop without them is what the plugin does: key, synthetic experiment, copy, records.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tests.benchmarks.comparison import Bound, Comparison, Limit, compare, differences
+from tests.benchmarks.factor_table import PREPARED_NAME, TABLE_NAME
+from tests.benchmarks.memory import begin_peak, peak
+from tests.benchmarks.processes import run_child
+
+MODULE = "model_loop"
+_ROUNDS = 11
+_UPSTREAM_ROUNDS = 3
+
+
+def measure(folder: Path) -> list[Comparison]:
+    """Measure with the table in ``folder``, which was prepared before."""
+    took: dict[str, list[tuple[float, float]]] = {"sota": [], "plain": [], "copy": [], "upstream": []}
+    for number in range(_ROUNDS):
+        for mode, values in took.items():
+            if mode != "upstream" or number < _UPSTREAM_ROUNDS:
+                values.append(_run(mode, folder))
+    seconds = {mode: [value for value, _ in values] for mode, values in took.items()}
+    mb = {mode: [value for _, value in values] for mode, values in took.items()}
+    added = differences(seconds["sota"], seconds["plain"])
+    upstream = differences(seconds["upstream"], seconds["plain"][:_UPSTREAM_ROUNDS])
+    return [
+        compare(
+            "added to a model loop, 2,000,000 x 20 / copying the file",
+            "ms",
+            [1e3 * value for value in added],
+            [1e3 * value for value in seconds["copy"]],
+            Limit(Bound.RATIO, 1.5),
+        ),
+        compare(
+            "the same, extra peak memory / the loop without it",
+            "MB",
+            differences(mb["sota"], mb["plain"]),
+            mb["plain"],
+            Limit(Bound.AMOUNT, 100.0),
+        ),
+        compare(
+            "the same by RD-Agent's own path / copying the file",
+            "ms",
+            [1e3 * value for value in upstream],
+            [1e3 * value for value in seconds["copy"]],
+        ),
+        compare(
+            "the same by RD-Agent's own path, extra peak memory / the loop without it",
+            "MB",
+            differences(mb["upstream"], mb["plain"][:_UPSTREAM_ROUNDS]),
+            mb["plain"],
+        ),
+    ]
+
+
+def _run(mode: str, folder: Path) -> tuple[float, float]:
+    """One loop in a process and a folder of its own, which is deleted afterwards."""
+    place = folder / "loop"
+    place.mkdir()
+    try:
+        seconds, mb = run_child(MODULE, [mode, folder], place)
+    finally:
+        shutil.rmtree(place)
+    return seconds, mb
+
+
+def _prepared(folder: Path) -> Any:
+    from rdagent_sota_patch.factors.segments import Segments
+    from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.plugin.active import ActiveSota
+    from rdagent_sota_patch.settings import SourceKind
+
+    table = pickle.loads((folder / PREPARED_NAME).read_bytes())
+    source = Source(SourceKind.WORKSPACE, folder, table.path, metrics=MappingProxyType({"IC": 0.05}))
+    day = date(2015, 1, 5)
+    return ActiveSota(source, table, Segments(day, day, day, day, day), True)
+
+
+def _make_experiment() -> Any:
+    from rdagent.components.coder.model_coder.model import ModelFBWorkspace, ModelTask
+    from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
+    from rdagent.utils.qlib import ALPHA20
+
+    task = ModelTask(
+        name="Net",
+        description="a small network",
+        architecture="one layer",
+        hyperparameters={"width": "16"},
+        training_hyperparameters={"n_epochs": "2"},
+        formulation="y = f(x)",
+        variables={},
+        model_type="Tabular",
+    )
+    workspace = ModelFBWorkspace(target_task=task)
+    workspace.inject_files(**{"model.py": "model_cls = None\n" * 40})
+    experiment = QlibModelExperiment(sub_tasks=[task])
+    experiment.sub_workspace_list = [workspace]
+    experiment.base_features = ALPHA20
+    return experiment
+
+
+def _replace_back_test(configs: list[str]) -> None:
+    import pandas as pd
+    from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
+
+    def execute(_: Any, qlib_config_name: str, run_env: dict[str, Any]) -> tuple[Any, str]:
+        configs.append(f"{qlib_config_name} {run_env.get('num_features')}")
+        return pd.Series({"IC": 0.1}), ""
+
+    QlibFBWorkspace.execute = execute
+
+
+def _develop(mode: str, folder: Path) -> tuple[float, float]:
+    from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
+
+    from rdagent_sota_patch.plugin import model_runner
+    from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
+
+    sota = _prepared(folder)
+    configs: list[str] = []
+    _replace_back_test(configs)
+    experiment = _make_experiment()
+    runner: Any = model_runner.SotaModelRunner(None) if mode == "sota" else QlibModelRunner(None)
+    model_runner.active_sota = lambda: sota  # type: ignore[assignment]
+    if mode == "upstream":
+        whole = make_sota_experiment(sota, whole=True)
+        experiment.based_experiments = [make_placeholder(sota.source.metrics), whole]
+    before, start = begin_peak(), time.perf_counter()
+    runner.develop(experiment)
+    took = time.perf_counter() - start, peak() - before
+    expected = "baseline_factors_model.yaml None" if mode == "plain" else "sota_factors_model.yaml 40"
+    assert configs == [f"conf_{expected}"], configs
+    copied = experiment.experiment_workspace.workspace_path / TABLE_NAME
+    if mode == "sota":
+        assert copied.read_bytes() == sota.table.path.read_bytes()
+    return took
+
+
+def _copy(folder: Path) -> tuple[float, float]:
+    before, start = begin_peak(), time.perf_counter()
+    shutil.copyfile(folder / TABLE_NAME, "copy.parquet")
+    return time.perf_counter() - start, peak() - before
+
+
+if __name__ == "__main__":
+    _mode, _folder = sys.argv[1], Path(sys.argv[2])
+    print(json.dumps(_copy(_folder) if _mode == "copy" else _develop(_mode, _folder)))

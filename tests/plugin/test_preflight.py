@@ -1,0 +1,92 @@
+"""Before the first LLM call: what a run will need is there, or the run stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pytest_mock import MockerFixture
+
+from rdagent_sota_patch.errors import HostError, SettingsError, SourceError
+from rdagent_sota_patch.settings import Settings
+
+Factory = Callable[..., Any]
+
+
+def make_loop(name: str, runner: Any, hist: tuple[Any, ...] = ()) -> Any:
+    """A loop of a class of that name, as far as the pre-flight looks at it."""
+    loop = type(name, (), {})()
+    loop.runner = runner
+    loop.plan = {"features": {"ROC60": "Ref($close, 60)/$close"}}
+    loop.trace = SimpleNamespace(hist=list(hist))
+    return loop
+
+
+@pytest.fixture
+def prepare(rdagent: Path, mocker: MockerFixture) -> Factory:
+    """Run the pre-flight with the given SOTA factors in force."""
+    from rdagent_sota_patch.plugin import preflight
+
+    def run(loop: Any, sota: Any = None, **settings: Any) -> list[str]:
+        mocker.patch.object(preflight, "active_sota", return_value=sota)
+        log = mocker.patch.object(preflight, "logger")
+        preflight.prepare_run(loop, Settings(**settings))
+        return [str(call.args[0]) for call in log.method_calls]
+
+    return run
+
+
+@pytest.fixture
+def runner(rdagent: Path) -> Any:
+    from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
+
+    return QlibModelRunner(None)
+
+
+@pytest.mark.parametrize("name", ["ModelRDLoop", "QuantRDLoop"])
+def test_summary_of_a_model_stage(name: str, prepare: Factory, runner: Any, make_sota: Factory) -> None:
+    """A good source is summed up, wherever the loop's class was defined."""
+    lines = prepare(make_loop(name, runner), make_sota(), load_sota_factors=True)
+    assert any("2 SOTA + 1 Alpha → 3 features" in line for line in lines)
+    assert "SOTA factors shape: (120, 2)" in lines
+
+
+def test_factor_stage_is_left_alone(prepare: Factory) -> None:
+    """LOAD_SOTA_* has no effect on a factor stage, and is said to have none."""
+    (line,) = prepare(make_loop("FactorRDLoop", object()), load_sota_factors=True)
+    assert "no effect on a factor stage" in line
+
+
+def test_foreign_runner_is_refused(prepare: Factory) -> None:
+    """A runner that cannot be fed stops the run, unless strictness is off."""
+    with pytest.raises(HostError, match="runner-without-sota"):
+        prepare(make_loop("ModelRDLoop", object()), load_sota_factors=True)
+    (line,) = prepare(make_loop("ModelRDLoop", object()), load_sota_factors=True, sota_strict=False)
+    assert "runner-without-sota" in line
+
+
+def test_unsupported_wish_stops(prepare: Factory, runner: Any, make_sota: Factory) -> None:
+    """What this version cannot do is not passed over."""
+    with pytest.raises(SettingsError, match="not-in-this-version"):
+        prepare(
+            make_loop("ModelRDLoop", runner), make_sota(), load_sota_factors=True, sota_require_causal=True
+        )
+
+
+def test_resumed_run_with_other_factors_stops(prepare: Factory, runner: Any, make_sota: Factory) -> None:
+    """Models of one run are judged against each other, so they stand on one table."""
+    used = {"fingerprint": "sha256:00", "source": {"path": "log/old"}, "factors": [{"name": "Old"}]}
+    done = (SimpleNamespace(sota_source=used), SimpleNamespace(decision=True))
+    with pytest.raises(SourceError, match="source-changed") as caught:
+        prepare(make_loop("ModelRDLoop", runner, (done,)), make_sota(), load_sota_factors=True)
+    assert "log/old" in str(caught.value)
+
+
+def test_unwritable_factor_file_stops_the_factor_stage(prepare: Factory, tmp_path: Path) -> None:
+    """Hours of mining do not end at a folder that is not there."""
+    target = tmp_path / "no folder" / "f.parquet"
+    with pytest.raises(SettingsError, match="cannot-write"):
+        prepare(make_loop("FactorRDLoop", object()), save_sota_factors=True, sota_factors_path=target)
