@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.cli.output import err, out, print_json
@@ -20,6 +22,8 @@ def run_demo_command(folder: Path, as_json: bool) -> None:
         markup=False,
         soft_wrap=True,
     )
+    # Without this a SIGTERM would end this process alone and leave the running rdagent behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with show_progress(err) as observe:
         result = run_demo(folder, observe=observe)
     if as_json:

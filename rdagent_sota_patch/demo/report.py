@@ -81,7 +81,13 @@ def render(result: DemoResult) -> RenderableType:
         f"With the mined factors beside Alpha's, the IC is {both.ic:.4f} instead of {alpha.ic:.4f}. "
         "Returns are in excess of the benchmark, after costs. The market is synthetic, the LLM scripted."
     )
-    return Group(mined, Text(), table, gain, Text(), _places(result))
+    # The demonstration has a signing key of its own; with the user's, its logs would count as altered.
+    look = Text(
+        f"ARTIFACT_SIGNING_KEY_PATH={result.folder}/home/.rdagent/artifact_signing.key "
+        f"rdagent-sota inspect {result.factor_log}",
+        overflow="fold",
+    )
+    return Group(mined, Text(), table, gain, Text(), _places(result), Text(), Text("To look closer:"), look)
 
 
 def _places(result: DemoResult) -> RenderableType:

@@ -87,11 +87,8 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
         }
         return execute(qlib_config_name=qlib_config_name, run_env={**run_env, **used})
 
-    exp.based_experiments = [
-        make_placeholder(sota.source.metrics),
-        make_sota_experiment(sota, whole=own_factors),
-        *based,
-    ]
+    ours = [make_placeholder(sota.source.metrics), make_sota_experiment(sota, whole=own_factors)]
+    exp.based_experiments = [*ours, *based]
     workspace.execute = execute_on_sota
     logger.info("SOTA factor experiment added to based_experiments")
     try:
@@ -99,6 +96,9 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
     finally:
         exp.based_experiments = based
         del workspace.execute
+        for synthetic in ours:
+            # Every experiment is born with a folder of templates; these two have no use for theirs.
+            synthetic.experiment_workspace.clear()
 
 
 def drop_alpha(template: str) -> str:

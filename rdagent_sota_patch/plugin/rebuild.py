@@ -71,7 +71,12 @@ def rebuild_table(source: Source) -> Path:
         f"The factor table of loop {experiment.loop} is gone (looked in {', '.join(map(str, source.tried))}); "
         f"rebuilding it from the code of {len(source.origins)} factors."
     )
-    copy_table(_develop_without_backtest(_restore_all(experiment)), target)
+    restored = _restore_all(experiment)
+    try:
+        copy_table(_develop_without_backtest(restored), target, durable=True)
+    finally:
+        for other in (restored, *restored.based_experiments):
+            other.experiment_workspace.clear()
     return target
 
 
@@ -97,7 +102,11 @@ def _restore_all(experiment: ExperimentRecord) -> QlibFactorExperiment:
         for column, factor in enumerate(record.factors)
         if factor.implemented
     }
-    executed = dict(zip(workspaces, _execute_all(list(workspaces.values())), strict=True))
+    try:
+        executed = dict(zip(workspaces, _execute_all(list(workspaces.values())), strict=True))
+    finally:
+        for workspace in workspaces.values():
+            workspace.clear()
     restored = [_restore(record, row, executed) for row, record in enumerate(records)]
     restored[-1].based_experiments = [make_placeholder({}), *restored[:-1]]
     return restored[-1]

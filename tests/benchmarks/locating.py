@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MODULE = "locating"
 LOOPS = 100
 STEPS = 5
-_ROUNDS = 15
+_ROUNDS = 11
 _FULL_ROUNDS = 3
 """Rounds in which every snapshot is unpickled as well: each takes many seconds."""
 

@@ -97,6 +97,9 @@ def test_everything_is_put_back(
     assert experiment.based_experiments is base
     assert experiment.base_features == features
     assert "execute" not in vars(experiment.experiment_workspace)
+    workspaces = experiment.experiment_workspace.workspace_path.parent
+    own = {experiment.experiment_workspace.workspace_path, experiment.sub_workspace_list[0].workspace_path}
+    assert set(workspaces.iterdir()) == own
 
 
 def test_synthetic_result_is_real_or_nan(rdagent: Path, make_sota: Factory) -> None:
