@@ -44,7 +44,7 @@ def copy_table(source: Path, target: Path, *, durable: bool = False) -> None:
         ) from error
     except OSError as error:
         raise unreadable(source, error) from error
-    with reader, replace_atomically(target, durable=durable) as temporary, temporary.open("wb") as writer:
+    with reader, replace_atomically(target, durable=durable) as temporary, temporary.open("r+b") as writer:
         _copy_bytes(reader, writer)
 
 

@@ -66,6 +66,8 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
             names = read_names(table)
         else:
             _require_unchanged(sota)
+            # The one row that RD-Agent wrote. Replacing a file, some file systems wait for the new one's blocks.
+            table.unlink(missing_ok=True)
             copy_table(sota.table.path, table)
             names = sota.table.names
         features = combine_features(exp.base_features, names, sota.use_alpha)

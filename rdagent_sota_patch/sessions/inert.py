@@ -166,13 +166,22 @@ def read_inert(payload: bytes | memoryview, *, trusted: bool = False) -> Any:
 
         screen(payload)
     try:
-        return _InertUnpickler(io.BytesIO(payload)).load()
+        return _InertUnpickler(_without_copy(payload)).load()
     except _UNPICKLER_ERRORS as error:
         raise SnapshotError(
             "snapshot-unreadable",
             f"it is not a complete pickle ({type(error).__name__}: {str(error)[:200]}).",
             "A run that was killed while writing leaves such a file; another snapshot may be whole.",
         ) from None
+
+
+def _without_copy(payload: bytes | memoryview) -> io.BytesIO:
+    # BytesIO shares a bytes object and copies everything else, which for some megabytes shows.
+    if isinstance(payload, memoryview) and type(payload.obj) is bytes:
+        file = io.BytesIO(payload.obj)
+        file.seek(len(payload.obj) - len(payload))
+        return file
+    return io.BytesIO(payload)
 
 
 def too_large(size: int) -> SnapshotError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdagent_sota_patch.errors import SnapshotError, SourceError
-from rdagent_sota_patch.sessions.inert import LARGEST_SNAPSHOT, read_inert, too_large
+from rdagent_sota_patch.sessions.inert import LARGEST_SNAPSHOT, Inert, read_inert, too_large
 from rdagent_sota_patch.sessions.records import ExperimentRecord, Session, Signature
 from rdagent_sota_patch.sessions.signature import find_key, open_envelope
 from rdagent_sota_patch.sessions.trace import loop_class, read_experiments
@@ -152,7 +152,13 @@ def _open(path: Path, key: bytes | None) -> _Candidate:
         signature, payload = open_envelope(path.read_bytes(), key)
         with _collector_paused():
             loop = read_inert(payload, trusted=signature is Signature.VERIFIED)
-            return _Candidate(path, signature, loop_class(loop), read_experiments(loop))
+            candidate = _Candidate(path, signature, loop_class(loop), read_experiments(loop))
+            # The loop's tracker refers back to it: cut, so that all of it is freed here and now, and not
+            # walked by the collector first.
+            if isinstance(loop, Inert):
+                loop.state = None
+            del loop
+            return candidate
     except SnapshotError as error:
         problem = error.problems[0]
         raise SnapshotError(problem.slug, f"{path}: {problem.message}", problem.hint) from None

@@ -80,6 +80,7 @@ class _Reader:
     def __init__(self) -> None:
         self._done: dict[int, ExperimentRecord] = {}
         self._open: set[int] = set()
+        self._bases: dict[int, ExperimentRecord | None] = {}
         self._mappings: dict[int, Mapping[str, str]] = {}
 
     def read(self, experiment: object, loop_index: int, feedback: Inert | None) -> ExperimentRecord:
@@ -133,19 +134,25 @@ class _Reader:
 
     def _based_on(self, attributes: Mapping[str, Any]) -> tuple[ExperimentRecord, ...]:
         """What ``process_factor_data`` would run (``rdagent/scenarios/qlib/developer/utils.py``)."""
-        records = []
-        for based in _sequence(attributes.get("based_experiments"), "based_experiments"):
-            # Asked first: a hundred loops refer to each other some thousands of times.
-            record = self._done.get(id(based))
-            if record is None:
-                if not isinstance(based, Inert) or based.origin != _FACTOR_EXPERIMENT:
-                    continue
-                if not based.attributes.get("sub_tasks") and not based.attributes.get("base_feature_codes"):
-                    continue
-                record = self.read(based, _OUTSIDE_HISTORY, None)
-            if record.kind is ExperimentKind.FACTOR and (record.factors or record.base_feature_codes):
-                records.append(record)
-        return tuple(records)
+        based = _sequence(attributes.get("based_experiments"), "based_experiments")
+        for experiment in based:
+            if id(experiment) not in self._bases:
+                self._bases[id(experiment)] = self._base(experiment)
+        # A hundred loops refer to each other some thousands of times.
+        return tuple(record for record in map(self._bases.__getitem__, map(id, based)) if record is not None)
+
+    def _base(self, experiment: object) -> ExperimentRecord | None:
+        record = self._done.get(id(experiment))
+        if record is None:
+            if not isinstance(experiment, Inert) or experiment.origin != _FACTOR_EXPERIMENT:
+                return None
+            if not experiment.attributes.get("sub_tasks") and not experiment.attributes.get(
+                "base_feature_codes"
+            ):
+                return None
+            record = self.read(experiment, _OUTSIDE_HISTORY, None)
+        built_upon = record.kind is ExperimentKind.FACTOR and (record.factors or record.base_feature_codes)
+        return record if built_upon else None
 
     def _factors(self, attributes: Mapping[str, Any], notes: _Notes) -> tuple[Factor, ...]:
         tasks = _sequence(attributes.get("sub_tasks"), "sub_tasks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,35 @@ def run_model_stage(sandbox: Sandbox) -> ModelStage:
         return done[key]
 
     return run
+
+
+def from_log(factor_run: RealRun, **more: str) -> dict[str, str]:
+    """The settings of a user who names the factor run's log."""
+    return {"LOAD_SOTA_FROM_LOG": "true", "SOTA_LOG_PATH": str(factor_run.result.log), **more}
+
+
+@pytest.fixture(scope="session")
+def off(run_model_stage: ModelStage) -> RealRun:
+    """A model stage with nothing set."""
+    return run_model_stage({}, shared_cache=True)
+
+
+@pytest.fixture(scope="session")
+def alone(run_model_stage: ModelStage, factor_run: RealRun) -> RealRun:
+    """A model stage on the SOTA factors alone."""
+    return run_model_stage(from_log(factor_run), shared_cache=True)
+
+
+@pytest.fixture(scope="session")
+def both(run_model_stage: ModelStage, factor_run: RealRun) -> RealRun:
+    """A model stage on SOTA and Alpha, with switches in words and the newest accepted run."""
+    assert factor_run.session.sota is not None
+    settings = {"LOAD_SOTA_FROM_LOG": "YES", "SOTA_LOG_PATH": "latest", "USE_ALPHA_FACTORS": "On"}
+    return run_model_stage(settings, shared_cache=True)
+
+
+def table_of(factor_run: RealRun) -> Path:
+    """The table of the factor run's last accepted experiment."""
+    sota = factor_run.session.sota
+    assert sota is not None
+    return Path(str(sota.workspace)) / "combined_factors_df.parquet"

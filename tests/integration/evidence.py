@@ -91,19 +91,19 @@ def run_tool(sandbox: Sandbox, *arguments: str, **settings: str) -> subprocess.C
     )
 
 
-def load_without_plugin(sandbox: Sandbox, snapshot: Path) -> str:
-    """Have RD-Agent itself load a snapshot where the plugin is switched off; returns the runner's class."""
+def load_snapshot(sandbox: Sandbox, snapshot: Path, *, plugin: bool) -> str:
+    """Have RD-Agent itself load a snapshot; returns its runner's class, and the module that develops."""
     code = (
-        "import sys, rdagent.app.qlib_rd_loop.model as m\n"
+        "import sys, rdagent.app.qlib_rd_loop.model\n"
         "from rdagent.core.serialization import load\n"
-        "loop = load(open(sys.argv[1], 'rb'))\n"
-        "assert not any(name.startswith('rdagent_sota_patch.plugin') for name in sys.modules)\n"
-        "print(type(loop.runner).__module__, type(loop.runner).__qualname__, loop.runner.develop.__module__)\n"
+        "runner = load(open(sys.argv[1], 'rb')).runner\n"
+        "ours = any(name.startswith('rdagent_sota_patch.plugin') for name in sys.modules)\n"
+        "print(type(runner).__module__, type(runner).__qualname__, type(runner).develop.__module__, ours)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(snapshot)],
         cwd=sandbox.project,
-        env=sandbox.environment("plain", {"RDAGENT_SOTA_DISABLE": "true"}),
+        env=sandbox.environment("load", {} if plugin else {"RDAGENT_SOTA_DISABLE": "true"}),
         check=True,
         capture_output=True,
         text=True,

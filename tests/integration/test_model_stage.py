@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +13,11 @@ from rdagent_sota_patch.demo.replies import Screenplay
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.demo.script import ModelType
 from rdagent_sota_patch.factors.table import read_factor_table
-from tests.integration.conftest import RealRun
+from tests.integration.conftest import ModelStage, RealRun, from_log, table_of
 from tests.integration.evidence import (
     Trained,
     global_names,
-    load_without_plugin,
+    load_snapshot,
     look_at_training,
     run_tool,
     usage_of,
@@ -28,40 +27,7 @@ pytestmark = pytest.mark.real
 
 MINED = ("OvernightGap10", "SkippedMomentum60", "GapVolumeCorr20")
 ALPHA_COUNT = 20
-
-ModelStage = Callable[..., RealRun]
-
-
-def from_log(factor_run: RealRun, **more: str) -> dict[str, str]:
-    """The settings of a user who names the factor run's log."""
-    return {"LOAD_SOTA_FROM_LOG": "true", "SOTA_LOG_PATH": str(factor_run.result.log), **more}
-
-
-@pytest.fixture(scope="module")
-def off(run_model_stage: ModelStage) -> RealRun:
-    """A model stage with nothing set."""
-    return run_model_stage({}, shared_cache=True)
-
-
-@pytest.fixture(scope="module")
-def alone(run_model_stage: ModelStage, factor_run: RealRun) -> RealRun:
-    """A model stage on the SOTA factors alone."""
-    return run_model_stage(from_log(factor_run), shared_cache=True)
-
-
-@pytest.fixture(scope="module")
-def both(run_model_stage: ModelStage, factor_run: RealRun) -> RealRun:
-    """A model stage on SOTA and Alpha, which names its source in words."""
-    settings = {"LOAD_SOTA_FROM_LOG": "YES", "SOTA_LOG_PATH": "latest", "USE_ALPHA_FACTORS": "On"}
-    assert factor_run.session.sota is not None
-    return run_model_stage(settings, shared_cache=True)
-
-
-def table_of(factor_run: RealRun) -> Path:
-    """The table of the factor run's last accepted experiment."""
-    sota = factor_run.session.sota
-    assert sota is not None
-    return Path(str(sota.workspace)) / "combined_factors_df.parquet"
+RUNNER = "rdagent.scenarios.qlib.developer.model_runner QlibModelRunner"
 
 
 def check_agreement(trained: Trained, expected: int) -> None:
@@ -99,6 +65,9 @@ def test_off_keeps_the_run_cache_key(sandbox: Sandbox, off: RealRun) -> None:
     session = sandbox.session(result.log)
     assert dict(session.experiments[0].metrics) == dict(off.session.experiments[0].metrics)
     assert not list(Path(str(session.experiments[0].workspace)).glob("mlruns"))
+    # The other way round: what it wrote loads with the plugin, which then runs its next loops.
+    loaded = load_snapshot(sandbox, session.snapshot, plugin=True)
+    assert loaded == f"{RUNNER} rdagent_sota_patch.plugin.model_runner True"
 
 
 def test_sota_alone(sandbox: Sandbox, alone: RealRun, factor_run: RealRun) -> None:
@@ -169,10 +138,8 @@ def test_session_holds_nothing_of_the_plugin(sandbox: Sandbox, both: RealRun) ->
     assert snapshots
     for snapshot in snapshots:
         assert not {name for name in global_names(snapshot) if name.startswith("rdagent_sota_patch")}
-    assert load_without_plugin(sandbox, both.session.snapshot) == (
-        "rdagent.scenarios.qlib.developer.model_runner QlibModelRunner "
-        "rdagent.scenarios.qlib.developer.model_runner"
-    )
+    loaded = load_snapshot(sandbox, both.session.snapshot, plugin=False)
+    assert loaded == f"{RUNNER} rdagent.scenarios.qlib.developer.model_runner False"
 
 
 def test_based_experiments_are_as_before(both: RealRun) -> None:
