@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.cli.output import err, out, print_json
-from rdagent_sota_patch.demo.report import render, show_progress
+from rdagent_sota_patch.demo.report import list_places, render, show_progress
 from rdagent_sota_patch.demo.stages import run_demo
 
 if TYPE_CHECKING:
@@ -30,3 +30,4 @@ def run_demo_command(folder: Path, as_json: bool) -> None:
         print_json(result.as_json())
     else:
         out.print(render(result))
+        out.print(f"\n{list_places(result)}", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -81,21 +82,18 @@ def render(result: DemoResult) -> RenderableType:
         f"With the mined factors beside Alpha's, the IC is {both.ic:.4f} instead of {alpha.ic:.4f}. "
         "Returns are in excess of the benchmark, after costs. The market is synthetic, the LLM scripted."
     )
+    return Group(mined, Text(), table, gain)
+
+
+def list_places(result: DemoResult) -> str:
+    """Where everything is, and how to look closer; to be printed unwrapped, so that paths can be copied."""
     # The demonstration has a signing key of its own; with the user's, its logs would count as altered.
-    look = Text(
-        f"ARTIFACT_SIGNING_KEY_PATH={result.folder}/home/.rdagent/artifact_signing.key "
-        f"rdagent-sota inspect {result.factor_log}",
-        overflow="fold",
-    )
-    return Group(mined, Text(), table, gain, Text(), _places(result), Text(), Text("To look closer:"), look)
-
-
-def _places(result: DemoResult) -> RenderableType:
-    places = Table(show_header=False, box=None, pad_edge=False)
-    places.add_column()
-    places.add_column(overflow="fold")
-    places.add_row("factor log", str(result.factor_log))
-    for run in result.back_tests:
-        places.add_row(f"{run.stage}: log", str(run.log))
-        places.add_row(f"{run.stage}: workspace", str(run.workspace))
-    return places
+    key = result.folder / "home" / ".rdagent" / "artifact_signing.key"
+    lines = [f"factor stage: log {result.factor_log}"]
+    lines += [f"{run.stage}: log {run.log}, workspace {run.workspace}" for run in result.back_tests]
+    lines += ["", "To look closer:"]
+    lines += [
+        f"ARTIFACT_SIGNING_KEY_PATH={shlex.quote(str(key))} rdagent-sota inspect {shlex.quote(str(log))}"
+        for log in (result.factor_log, result.back_tests[-1].log)
+    ]
+    return "\n".join(lines)

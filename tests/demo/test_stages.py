@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from rdagent_sota_patch.demo import stages
-from rdagent_sota_patch.demo.report import render, show_progress
+from rdagent_sota_patch.demo.report import list_places, render, show_progress
 from rdagent_sota_patch.demo.runs import Step
 from rdagent_sota_patch.demo.stages import (
     ALPHA_ALONE,
@@ -116,7 +116,7 @@ def test_factors_that_do_not_help_are_an_error() -> None:
 
 
 def test_table_shows_every_stage() -> None:
-    """The table has a row for each stage, and says where the logs are."""
+    """The table has a row for each stage; below it stands where the logs are."""
     result = make_result({ALPHA_ALONE: 0.0321, SOTA_ALONE: 0.1412, SOTA_AND_ALPHA: 0.1501})
     console = Console(file=io.StringIO(), width=80)
     console.print(render(result))
@@ -124,7 +124,9 @@ def test_table_shows_every_stage() -> None:
 
     assert all(word in text for word in ("Alpha alone", "SOTA alone", "0.0321", "0.1412", "0.1501"))
     assert "accepted, rejected, accepted" in text
-    assert "factor log" in text
+    places = list_places(result)
+    assert f"factor stage: log {result.factor_log}" in places
+    assert "rdagent-sota inspect" in places
 
 
 def test_progress_shows_what_a_stage_is_doing() -> None:
