@@ -9,11 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.demo.replies import Screenplay
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from rdagent_sota_patch.demo.script import ModelType
 from rdagent_sota_patch.factors.table import read_factor_table
-from tests.integration.conftest import ModelStage, RealRun, from_log, table_of
+from tests.integration.conftest import RealRun, from_log, table_of
 from tests.integration.evidence import (
     Trained,
     global_names,
@@ -56,11 +54,7 @@ def test_off_is_plain_rdagent(sandbox: Sandbox, off: RealRun) -> None:
 def test_off_keeps_the_run_cache_key(sandbox: Sandbox, off: RealRun) -> None:
     """An RD-Agent with the plugin disabled takes the run that the plugin, with nothing set, left in the cache."""
     result = sandbox.run(
-        "fin_model",
-        loops=1,
-        name="disabled",
-        environment={"RDAGENT_SOTA_DISABLE": "1"},
-        screenplay=Screenplay(),
+        "fin_model", loops=1, name="disabled", environment={"RDAGENT_SOTA_DISABLE": "1", **off.cache}
     )
     session = sandbox.session(result.log)
     assert dict(session.experiments[0].metrics) == dict(off.session.experiments[0].metrics)
@@ -147,10 +141,9 @@ def test_based_experiments_are_as_before(both: RealRun) -> None:
     assert both.session.experiments[0].based_on == ()
 
 
-def test_time_series(sandbox: Sandbox, run_model_stage: ModelStage, factor_run: RealRun) -> None:
+def test_time_series(sandbox: Sandbox, time_series: RealRun) -> None:
     """A TimeSeries model takes 3 features over 20 days."""
-    run = run_model_stage(from_log(factor_run), model_type=ModelType.TIME_SERIES)
-    trained = look_at_training(sandbox, run.session)
+    trained = look_at_training(sandbox, time_series.session)
     check_agreement(trained, len(MINED))
     assert trained.dataset == "TSDatasetH"
 
@@ -178,8 +171,8 @@ def test_load_from_file_takes_the_cached_run(
             "LOAD_SOTA_FACTORS": "true",
             "SOTA_FACTORS_PATH": str(target),
             "USE_ALPHA_FACTORS": "true",
+            **both.cache,
         },
-        screenplay=Screenplay(),
     )
     assert "Result taken from the run cache" in result.output
     session = sandbox.session(result.log)
@@ -198,7 +191,7 @@ def test_resumed_run_keeps_the_factors(sandbox: Sandbox, alone: RealRun, factor_
         loops=2,
         name=alone.result.log.name,
         resume=alone.result.log / "__session__",
-        environment=from_log(factor_run),
+        environment={**from_log(factor_run), **alone.cache},
     )
     session = sandbox.session(result.log)
     assert len(session.experiments) == 2
@@ -225,20 +218,11 @@ def test_resumed_run_refuses_other_factors(sandbox: Sandbox, alone: RealRun, tmp
     assert "[source-changed]" in result.output
 
 
-def test_parallel_steps(sandbox: Sandbox, factor_run: RealRun) -> None:
+def test_parallel_steps(sandbox: Sandbox, parallel: RealRun) -> None:
     """Steps in processes of their own, two at a time, and a process pool for factors: the same features."""
-    result = sandbox.run(
-        "fin_model",
-        loops=2,
-        name="parallel",
-        environment=from_log(
-            factor_run, MULTI_PROC_N="2", STEP_SEMAPHORE="2", PICKLE_CACHE_FOLDER_PATH_STR="own"
-        ),
-    )
-    session = sandbox.session(result.log)
-    assert len(session.experiments) == 2
+    assert len(parallel.session.experiments) == 2
     for position in range(2):
-        check_agreement(look_at_training(sandbox, session, position), len(MINED))
+        check_agreement(look_at_training(sandbox, parallel.session, position), len(MINED))
 
 
 def test_inspect_and_doctor_tell_the_figures(sandbox: Sandbox, both: RealRun, factor_run: RealRun) -> None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.demo.replies import Screenplay
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.factors.table import read_factor_table
 from tests.integration.conftest import RealRun, from_log, table_of
 from tests.integration.evidence import look_at_training, run_tool
 
 pytestmark = pytest.mark.real
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_runs(runs: Mapping[str, Future[RealRun]]) -> None:
+    """These tests move the factors away and write ``.env``, which no other run should meet."""
+    wait(runs.values())
 
 
 @contextmanager
@@ -92,8 +98,8 @@ def test_lenient_run_goes_on_as_plain_rdagent(sandbox: Sandbox, off: RealRun) ->
             "LOAD_SOTA_FROM_LOG": "true",
             "SOTA_LOG_PATH": "log/nowhere",
             "SOTA_STRICT": "off",
+            **off.cache,
         },
-        screenplay=Screenplay(),
     )
     assert "Log path does not exist" in result.output
     experiment = sandbox.session(result.log).experiments[0]
@@ -101,7 +107,7 @@ def test_lenient_run_goes_on_as_plain_rdagent(sandbox: Sandbox, off: RealRun) ->
     assert experiment.sota_source is None
 
 
-def test_own_runner_from_dotenv_composes(sandbox: Sandbox, factor_run: RealRun) -> None:
+def test_own_runner_from_dotenv_composes(sandbox: Sandbox, factor_run: RealRun, both: RealRun) -> None:
     """A QLIB_MODEL_RUNNER from ``.env`` is used, and is fed; the settings come from the same file."""
     (sandbox.project / "my_runner.py").write_text(
         "from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner\n"
@@ -119,8 +125,7 @@ def test_own_runner_from_dotenv_composes(sandbox: Sandbox, factor_run: RealRun) 
             "fin_model",
             loops=1,
             name="own-runner",
-            environment={"PYTHONPATH": str(sandbox.project)},
-            screenplay=Screenplay(),
+            environment={"PYTHONPATH": str(sandbox.project), **both.cache},
         )
     finally:
         dotenv.unlink()
@@ -129,38 +134,9 @@ def test_own_runner_from_dotenv_composes(sandbox: Sandbox, factor_run: RealRun) 
     assert usage is not None and usage["num_features"] == 23
 
 
-def test_runner_that_bypasses_the_factors_is_stopped(sandbox: Sandbox, factor_run: RealRun) -> None:
-    """A runner that trains on something else cannot pass its result off as one on SOTA factors."""
-    (sandbox.project / "other_runner.py").write_text(
-        "from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner\n"
-        "class OtherRunner(QlibModelRunner):\n"
-        "    def develop(self, exp):\n"
-        "        return exp\n",
-        encoding="utf-8",
-    )
-    result = sandbox.run(
-        "fin_model",
-        loops=1,
-        name="other-runner",
-        environment=from_log(
-            factor_run, QLIB_MODEL_RUNNER="other_runner.OtherRunner", PYTHONPATH=str(sandbox.project)
-        ),
-        screenplay=Screenplay(),
-        check=False,
-    )
-    assert result.exit_code == 1
-    assert "[runner-without-sota]" in result.output
-
-
-def test_fin_quant(sandbox: Sandbox, factor_run: RealRun) -> None:
+def test_fin_quant(sandbox: Sandbox, quant: RealRun) -> None:
     """``fin_quant``'s model action stands on the SOTA factors, and on those that this run itself accepted."""
-    result = sandbox.run(
-        "fin_quant",
-        loops=2,
-        name="quant",
-        environment=from_log(factor_run, QLIB_QUANT_ACTION_SELECTION="llm", USE_ALPHA_FACTORS="true"),
-    )
-    session = sandbox.session(result.log)
+    session = quant.session
     assert [experiment.kind.value for experiment in session.experiments] == ["factor", "model"]
     usage = session.experiments[1].sota_source
     assert usage is not None
