@@ -10,7 +10,7 @@ from rdagent.log import rdagent_logger as logger
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
 from rdagent_sota_patch.atomic import write_text_atomically
-from rdagent_sota_patch.errors import HostError, SourceError
+from rdagent_sota_patch.errors import HostError, SotaError, SourceError
 from rdagent_sota_patch.factors.copying import copy_table
 from rdagent_sota_patch.factors.features import combine_features
 from rdagent_sota_patch.factors.schema import read_names
@@ -21,6 +21,7 @@ from rdagent_sota_patch.plugin.usage import describe_usage, write_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rdagent_sota_patch.plugin.active import ActiveSota
 
@@ -66,8 +67,7 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
             names = read_names(table)
         else:
             _require_unchanged(sota)
-            # The one row that RD-Agent wrote. Replacing a file, some file systems wait for the new one's blocks.
-            table.unlink(missing_ok=True)
+            _remove(table)
             copy_table(sota.table.path, table)
             names = sota.table.names
         features = combine_features(exp.base_features, names, sota.use_alpha)
@@ -116,6 +116,18 @@ def drop_alpha(template: str) -> str:
             "Set USE_ALPHA_FACTORS=true, or use a supported release (docs/activation.md).",
         )
     return _FEATURE_GROUP.sub("", template).replace(_ALPHA_LOADER, _LABEL_LOADER)
+
+
+def _remove(table: Path) -> None:
+    """Remove the one row that RD-Agent wrote: replacing a file, some file systems wait for the new one's blocks."""
+    try:
+        table.unlink(missing_ok=True)
+    except OSError as error:
+        raise SotaError(
+            "cannot-write",
+            f"Cannot replace {table}: {error.strerror}.",
+            "Check that its folder is writable.",
+        ) from error
 
 
 def _require_unchanged(sota: ActiveSota) -> None:

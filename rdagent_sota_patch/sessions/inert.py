@@ -151,7 +151,7 @@ def read_inert(payload: bytes | memoryview, *, trusted: bool = False) -> Any:
     """Read a pickle into plain values and stand-ins.
 
     Args:
-        payload: The pickle, without a signature in front.
+        payload: The pickle, without a signature in front; a view must reach to the end of its bytes.
         trusted: Whether its writer is known, so that it need not be screened for resource bombs.
             Either way nothing of it is called.
 

@@ -49,6 +49,12 @@ def test_plain_values_stay_themselves(value: object, protocol: int) -> None:
     assert read_inert(pickle.dumps(value, protocol=protocol)) == value
 
 
+def test_a_view_behind_a_signature() -> None:
+    """The pickle that follows a signature is read from where it starts, without a copy."""
+    data = b"signature" + pickle.dumps([1, "two"])
+    assert read_inert(memoryview(data)[len(b"signature") :]) == [1, "two"]
+
+
 def test_an_object_keeps_its_origin_and_state() -> None:
     """An instance becomes a stand-in that knows its class path and attributes."""
     read = read_inert(pickle.dumps(Thing()))
