@@ -190,9 +190,15 @@ def _find_columns(
                 "Keep the factors only, under plain names or under the first level 'feature'.",
             )
         )
-    if any(not column.name.strip() for column in columns):
+    # pandas takes names for equal that differ in what follows a NUL.
+    nameless = [column.name for column in columns if not column.name.strip() or "\0" in column.name]
+    if nameless:
         problems.append(
-            Problem("table-column-names", f"{path}: a factor has an empty name.", "Give every factor a name.")
+            Problem(
+                "table-column-names",
+                f"{path}: a factor's name is empty or holds a NUL character: {nameless[0]!r}.",
+                "Give every factor a name.",
+            )
         )
     doubled = [name for name, count in Counter(column.name for column in columns).items() if count > 1]
     if doubled:

@@ -175,6 +175,7 @@ def set_cell(value: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
         (lambda frame: frame.iloc[:, :0], ["table-empty"]),
         (lambda frame: frame.rename(columns={"Rev5D": ""}), ["table-column-names"]),
         (lambda frame: frame.rename(columns={"Rev5D": "  "}), ["table-column-names"]),
+        (lambda frame: frame.rename(columns={"Rev5D": "Rev\x005D"}), ["table-column-names"]),
         (lambda frame: frame.rename(columns={"feature": "label"}), ["table-column-names"]),
         (lambda frame: pd.concat({"x": frame}, axis=1), ["table-column-names"]),
     ],
