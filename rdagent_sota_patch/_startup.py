@@ -1,6 +1,6 @@
 """The start-up hook: wait for two modules of RD-Agent, and attach the plugin right after they load.
 
-``rdagent_sota_patch.pth`` imports this at every Python start, so it imports nothing heavy and does nothing
+``rdagent_sota_patch.pth`` calls ``install`` at every Python start, so this imports nothing heavy and does nothing
 in a process that never loads RD-Agent. ``docs/activation.md`` explains it and how to switch it off.
 """
 
@@ -76,9 +76,6 @@ class AttachFinder:
 
 
 def install() -> None:
-    """Put the finder in front of the others, once."""
+    """Put the finder in front of the others, once. Not done by importing: the doctor asks whether it was done."""
     if not is_disabled() and AttachFinder not in sys.meta_path:
         sys.meta_path.insert(0, AttachFinder)
-
-
-install()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,20 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from rdagent_sota_patch._startup import AttachFinder
 from rdagent_sota_patch.cli import app
 from rdagent_sota_patch.factors.provenance import read_provenance
 from rdagent_sota_patch.settings import Settings
 from tests.sessions.generated_log import KEY, METRICS, PlannedLoop, generate_log
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """What a command loads from ``.env`` stays in this process: it goes with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +146,17 @@ def test_doctor_without_settings(log: Path) -> None:
     assert result.exit_code == 0
     assert "as if the plugin were not installed" in result.stdout
     assert json.loads(run("doctor", "--json").stdout)["source"] is None
+
+
+def test_doctor_without_the_hook(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the hook is not in Python, or is switched off in ``.env``, a run would go without the plugin."""
+    Path(".env").write_text("RDAGENT_SOTA_DISABLE=true\n", encoding="utf-8")
+    assert [p["slug"] for p in json.loads(run("doctor", "--json").stdout)["problems"]] == ["not-active"]
+    del os.environ["RDAGENT_SOTA_DISABLE"]
+    Path(".env").unlink()
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is not AttachFinder])
+    document = json.loads(run("doctor", "--json").stdout)
+    assert (document["active"], [p["slug"] for p in document["problems"]]) == (False, ["not-active"])
 
 
 def test_doctor_ready(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
