@@ -53,13 +53,13 @@ def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
         _sync_folder(target.parent)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 with its line endings as they are.
+def write_text_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write ``text`` as UTF-8 with its line endings as they are; see `replace_atomically`.
 
     Raises:
         SotaError: ``cannot-write``.
     """
-    with replace_atomically(path) as temporary:
+    with replace_atomically(path, durable=durable) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
 
 

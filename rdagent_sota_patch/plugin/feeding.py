@@ -74,7 +74,9 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
         alpha = {name: exp.base_features[name] for name in features.alpha}
         if not alpha:
             write_text_atomically(
-                workspace.workspace_path / SOTA_ONLY_CONFIG_NAME, drop_alpha(workspace.file_dict[CONFIG_NAME])
+                workspace.workspace_path / SOTA_ONLY_CONFIG_NAME,
+                drop_alpha(workspace.file_dict[CONFIG_NAME]),
+                durable=False,
             )
             qlib_config_name = SOTA_ONLY_CONFIG_NAME
         exp.sota_source = describe_usage(exp, sota, features, alpha)

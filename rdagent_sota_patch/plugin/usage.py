@@ -90,7 +90,9 @@ def add_model_metrics(usage: Mapping[str, Any], result: Any) -> dict[str, Any]:
 
 
 def write_usage(workspace: Path, usage: Mapping[str, Any]) -> None:
-    """Write ``sota_source.json`` into an experiment's workspace."""
-    write_text_atomically(
-        workspace / USAGE_NAME, json.dumps(usage, ensure_ascii=False, indent=2, default=str) + "\n"
-    )
+    """Write ``sota_source.json`` into an experiment's workspace.
+
+    Not waited for: the session holds the same, and the disk is busy with the table.
+    """
+    text = json.dumps(usage, ensure_ascii=False, indent=2, default=str) + "\n"
+    write_text_atomically(workspace / USAGE_NAME, text, durable=False)
