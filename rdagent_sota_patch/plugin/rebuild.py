@@ -12,7 +12,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from rdagent.components.coder.CoSTEER.evaluators import CoSTEERMultiFeedback
 from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
 from rdagent.core.conf import RD_AGENT_SETTINGS
 from rdagent.core.exception import FactorEmptyError
@@ -27,7 +26,7 @@ from rdagent_sota_patch.factors.copying import copy_table
 from rdagent_sota_patch.factors.sources import TABLE_NAME, Source
 from rdagent_sota_patch.plugin.host import factor_data_folder, table_store
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
-from rdagent_sota_patch.plugin.synthetic import coder_verdict, make_placeholder, metrics_series
+from rdagent_sota_patch.plugin.synthetic import accepted_by_coder, make_placeholder, metrics_series
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.sessions.records import ExperimentRecord
 
-_HOST_SUFFIX = 2000
+_OUTPUT_SHOWN = 2000
 """Characters of a failed factor's output that are shown."""
 
 
@@ -119,7 +118,7 @@ def _restore(
     workspaces = [executed[row, column] for column in columns]
     experiment = QlibFactorExperiment(sub_tasks=[workspace.target_task for workspace in workspaces])
     experiment.sub_workspace_list = workspaces
-    experiment.prop_dev_feedback = CoSTEERMultiFeedback([coder_verdict(True) for _ in workspaces])
+    experiment.prop_dev_feedback = accepted_by_coder(len(workspaces))
     experiment.base_features = dict(record.base_features)
     experiment.base_feature_codes = dict(record.base_feature_codes)
     experiment.result = metrics_series(record.metrics)
@@ -152,7 +151,7 @@ def _execute_all(workspaces: list[FactorFBWorkspace]) -> list[ExecutedFactorWork
             outcomes.append(future.result())
             progress.update(bar, advance=1, factor=workspace.target_task.factor_name)
     failed = [
-        f"{workspace.target_task.factor_name}: {message[-_HOST_SUFFIX:]}"
+        f"{workspace.target_task.factor_name}: {message[-_OUTPUT_SHOWN:]}"
         for workspace, (message, frame) in zip(workspaces, outcomes, strict=True)
         if frame is None
     ]

@@ -51,13 +51,13 @@ class SotaFactorWorkspace(FactorFBWorkspace):
 
 
 def accepted_by_coder(count: int) -> CoSTEERMultiFeedback:
-    """The coder's feedback that accepts ``count`` implementations."""
-    return CoSTEERMultiFeedback([coder_verdict(True) for _ in range(count)])
-
-
-def coder_verdict(accepted: bool) -> CoSTEERSingleFeedback:
-    """The coder's feedback on one implementation; only its truth is looked at."""
-    return CoSTEERSingleFeedback(execution="", return_checking=None, code="", final_decision=accepted)
+    """The coder's feedback that accepts ``count`` implementations; only its truth is looked at."""
+    return CoSTEERMultiFeedback(
+        [
+            CoSTEERSingleFeedback(execution="", return_checking=None, code="", final_decision=True)
+            for _ in range(count)
+        ]
+    )
 
 
 def metrics_series(metrics: Mapping[str, float]) -> pd.Series[float]:
