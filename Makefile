@@ -5,11 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# An environment for the older release of RD-Agent, which cannot share one with the newest.
+OLD_VENV := .venv-0.8.0
+OLD_INSTALLED := $(OLD_VENV)/.installed
+OLD_NEEDS := tests/integration/requirements-0.8.0.txt
+RELEASES ?= 1.0.0 0.8.0
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint types bench wheel ci clean
+.PHONY: help demo test test-fast test-matrix $(RELEASES:%=test-on-%) lint types bench wheel ci clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Touched last, so that an installation that was interrupted is begun again. The pip that comes with Python 3.11
 # downloads version after version of RD-Agent's dependencies before it finds a set that fits; a current one is quick.
@@ -20,6 +26,15 @@ $(INSTALLED): pyproject.toml patches/startup.pth.in
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]'
 	@touch $@
 
+# By uv: RD-Agent 0.8.0 leaves most versions open, and pip tries them for more than ten minutes. Torch comes first and by
+# pip, which finds the index with a CPU build where one is configured.
+$(OLD_INSTALLED): pyproject.toml patches/startup.pth.in $(OLD_NEEDS)
+	$(PYTHON) -m venv $(OLD_VENV)
+	$(OLD_VENV)/bin/python -m pip install --quiet --upgrade pip uv
+	$(OLD_VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off torch==2.13.0
+	$(OLD_VENV)/bin/uv pip install --python $(OLD_VENV)/bin/python -e . -r $(OLD_NEEDS)
+	@touch $@
+
 demo: $(INSTALLED) ## factor stage, then the model stage three ways, offline, and one table
 	$(BIN)/rdagent-sota demo
 
@@ -28,6 +43,15 @@ test: $(INSTALLED) ## all tests, those that run the real rdagent and Qlib includ
 
 test-fast: $(INSTALLED) ## the tests that do not run rdagent
 	$(BIN)/python -m pytest -m 'not real'
+
+test-matrix: $(RELEASES:%=test-on-%) ## the tests that meet RD-Agent, on each supported release (or on those in RELEASES="…")
+
+# The tests that are about the host; all others know nothing of its release.
+test-on-1.0.0: $(INSTALLED)
+	$(BIN)/python -m pytest tests/plugin tests/integration
+
+test-on-0.8.0: $(OLD_INSTALLED)
+	$(OLD_VENV)/bin/python -m pytest tests/plugin tests/integration
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check rdagent_sota_patch tests
@@ -46,5 +70,5 @@ ci: ## what CI runs
 	.ci/run
 
 clean: ## back to a fresh clone
-	rm -rf $(VENV) .demo dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLD_VENV) .demo dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find rdagent_sota_patch tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -124,16 +124,25 @@ class Settings(BaseSettings):
         return ()
 
     def unsupported(self) -> tuple[Problem, ...]:
-        """What is switched on and this version cannot do; going on without it would be silent."""
-        wishes = (
-            ("SOTA_REQUIRE_CAUSAL", self.sota_require_causal, "look-ahead audit"),
-            ("SOTA_INHERIT_TRACE", self.sota_inherit_trace, "way to inherit the factor stage's history"),
-        )
-        return tuple(
-            Problem("not-in-this-version", f"{name} is on, but this version has no {what}.", f"Unset {name}.")
-            for name, on, what in wishes
-            if on
-        )
+        """What is switched on and cannot be done; going on without it would be silent."""
+        problems = []
+        if self.sota_require_causal:
+            problems.append(
+                Problem(
+                    "not-in-this-version",
+                    "SOTA_REQUIRE_CAUSAL is on, but this version has no look-ahead audit.",
+                    "Unset SOTA_REQUIRE_CAUSAL.",
+                )
+            )
+        if self.sota_inherit_trace and self.source in (SourceKind.WORKSPACE, SourceKind.FILE):
+            problems.append(
+                Problem(
+                    "inherit-without-log",
+                    f"SOTA_INHERIT_TRACE is on, but a {self.source.value} has no history.",
+                    "Name the factor stage's log (LOAD_SOTA_FROM_LOG), or unset SOTA_INHERIT_TRACE.",
+                )
+            )
+        return tuple(problems)
 
     def notices(self) -> tuple[Problem, ...]:
         """What is set and has no effect; worth saying once, never an error."""
@@ -182,6 +191,12 @@ class Settings(BaseSettings):
                 "not-in-this-version",
                 "SOTA_EMBED_WEIGHTS_MB is set, but this version keeps no weights in the session.",
                 "Unset SOTA_EMBED_WEIGHTS_MB.",
+            )
+        if self.source is None and self.sota_inherit_trace:
+            yield Problem(
+                "inherit-without-log",
+                "SOTA_INHERIT_TRACE is on but LOAD_SOTA_FROM_LOG is not, so it has no effect.",
+                "Set LOAD_SOTA_FROM_LOG and SOTA_LOG_PATH to inherit that run's history.",
             )
         if self.source is None and self.use_alpha_factors:
             yield Problem(

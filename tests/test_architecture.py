@@ -15,8 +15,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "sessions": set(),
     "factors": {"sessions"},
     "plugin": {"sessions", "factors"},
-    "demo": {"sessions"},
-    "cli": {"sessions", "factors", "plugin", "demo"},
+    "stages": {"sessions"},
+    "demo": {"sessions", "stages"},
+    "patching": set(),
+    "cli": {"sessions", "factors", "plugin", "demo", "stages", "patching"},
 }
 """Who may import whom, beside the modules at the top and itself."""
 

@@ -123,8 +123,28 @@ def test_several_workspace_roots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().sota_workspace_root == (Path("/a b"), Path("~/c").expanduser())
 
 
-@pytest.mark.parametrize("name", ["SOTA_REQUIRE_CAUSAL", "SOTA_INHERIT_TRACE"])
-def test_unsupported_wish_is_a_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_wish_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """A switch that this version cannot honour is a problem, not a shrug."""
-    monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("SOTA_REQUIRE_CAUSAL", "true")
     assert [problem.slug for problem in load_settings().unsupported()] == ["not-in-this-version"]
+
+
+@pytest.mark.parametrize(
+    ("switch", "unsupported", "noticed"),
+    [
+        ("LOAD_SOTA_FROM_LOG", [], []),
+        ("LOAD_SOTA_FROM_WORKSPACE", ["inherit-without-log"], []),
+        ("LOAD_SOTA_FACTORS", ["inherit-without-log"], []),
+        (None, [], ["inherit-without-log"]),
+    ],
+)
+def test_history_needs_a_log(
+    switch: str | None, unsupported: list[str], noticed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a log has a history to inherit: an error with another source, a notice with none."""
+    monkeypatch.setenv("SOTA_INHERIT_TRACE", "true")
+    if switch:
+        monkeypatch.setenv(switch, "true")
+    settings = load_settings()
+    assert [problem.slug for problem in settings.unsupported()] == unsupported
+    assert [problem.slug for problem in settings.notices()] == noticed

@@ -87,6 +87,7 @@ def _experiment_to_plain(experiment: ExperimentRecord) -> dict[str, Any]:
         "metrics": dict(experiment.metrics),
         "workspace": str(experiment.workspace) if experiment.workspace else None,
         "sota_source": dict(source) if source else None,
+        "inherited_from": dict(experiment.inherited_from) if experiment.inherited_from else None,
     }
 
 
@@ -154,6 +155,13 @@ def _verdict(experiment: ExperimentRecord, sota: ExperimentRecord | None) -> str
 
 
 def _subject(experiment: ExperimentRecord) -> str:
+    origin = experiment.inherited_from
+    if origin is None:
+        return _content(experiment)
+    return f"{_content(experiment)} (inherited: loop {origin['loop']} of {origin['task_id']})"
+
+
+def _content(experiment: ExperimentRecord) -> str:
     if experiment.kind is ExperimentKind.MODEL and experiment.model is not None:
         text = f"{experiment.model.name} ({experiment.model.model_type})"
         source = experiment.sota_source

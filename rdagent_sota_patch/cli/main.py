@@ -10,6 +10,7 @@ from dotenv import load_dotenv
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli.output import JsonOption, reports_errors
+from rdagent_sota_patch.cli.patch import patch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="SOTA factors of one RD-Agent run inside the next.",
 )
+
+app.add_typer(patch, name="patch")
 
 LogArgument = Annotated[
     Path, typer.Argument(help="A run's log folder, its __session__, one snapshot file, or 'latest'.")
@@ -69,6 +72,53 @@ def save(
     from rdagent_sota_patch.cli.save import run_save
 
     run_save(log, target, as_json)
+
+
+@app.command()
+@reports_errors
+def run(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="With --resume: the folder of the run to go on with; else the newest unfinished."
+        ),
+    ] = None,
+    *,
+    factor_loops: Annotated[
+        int | None, typer.Option("--factor-loops", min=1, help="Loops of fin_factor.")
+    ] = None,
+    model_loops: Annotated[
+        int | None, typer.Option("--model-loops", min=1, help="Loops of fin_model.")
+    ] = None,
+    alpha: Annotated[
+        bool | None,
+        typer.Option(
+            "--alpha/--no-alpha",
+            help="Alpha features beside the mined factors, or not; USE_ALPHA_FACTORS if not given.",
+        ),
+    ] = None,
+    factor_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--factor-log", help="A finished factor run's log, or 'latest', in place of the factor stage."
+        ),
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option("--duration", help="Time for the factor stage, such as 90m or 8h.")
+    ] = None,
+    log_root: Annotated[
+        Path | None,
+        typer.Option("--log-root", help="Where the logs and the run's folder go; log/ if not given."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run both stages, the second on exactly the first's log, with a table of the models at the end."""
+    from rdagent_sota_patch.cli.run import RunOptions, run_run
+    from rdagent_sota_patch.stages.revision import Wishes
+
+    wishes = Wishes(factor_loops, model_loops, alpha, factor_log, duration)
+    run_run(RunOptions(folder, resume, log_root, wishes), as_json)
 
 
 @app.command()

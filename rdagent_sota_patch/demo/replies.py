@@ -49,10 +49,12 @@ class Screenplay:
     Attributes:
         model_types: Types of the models proposed, in turn.
         accept_models: Whether model experiments are accepted.
+        accept_factors: Whether factor experiments are accepted; None leaves it to the script.
     """
 
     model_types: tuple[ModelType, ...] = (ModelType.TABULAR,)
     accept_models: bool = True
+    accept_factors: bool | None = None
     _factors_given: int = field(default=0, init=False)
     _models_given: int = field(default=0, init=False)
 
@@ -68,7 +70,7 @@ class Screenplay:
         raise UnscriptedPromptError(f"the script has no answer to: {prompt.system[:300]}")
 
     def next_factor_proposal(self, history: str) -> FactorProposal:
-        """The first proposal that this run has neither made nor finds in ``history``."""
+        """The first proposal that this run has neither made nor finds in ``history`` or among known factors."""
         number = self._factors_given
         while any(factor.name in history for factor in _factor_proposal(number).factors):
             number += 1
@@ -125,7 +127,7 @@ def _propose(screenplay: Screenplay, prompt: Prompt) -> str:
     if about_models is not None and about_models[1] == "model":
         hypothesis, action = screenplay.next_model_proposal(prompt.user).hypothesis, "model"
     else:
-        hypothesis, action = screenplay.next_factor_proposal(prompt.user).hypothesis, "factor"
+        hypothesis, action = screenplay.next_factor_proposal(prompt.system + prompt.user).hypothesis, "factor"
     reply = {"hypothesis": hypothesis, "reason": "It is what the script of the demonstration says."}
     # fin_quant's output format asks for the action as well.
     if '"action"' in prompt.system:
@@ -209,6 +211,8 @@ def _give_feedback(screenplay: Screenplay, prompt: Prompt) -> str:
         accept = screenplay.accept_models
     else:
         accept = _find_factor_proposal(prompt.user).accept
+        if screenplay.accept_factors is not None:
+            accept = screenplay.accept_factors
     verdict = "accepted" if accept else "rejected"
     return json.dumps(
         {

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import TaskID
 
-    from rdagent_sota_patch.demo.runs import Step
     from rdagent_sota_patch.demo.stages import DemoResult, Observer
+    from rdagent_sota_patch.stages.output import Step
 
 _DOING = {
     "direct_exp_gen": "asking the scripted LLM for a proposal",

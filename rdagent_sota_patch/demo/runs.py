@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -12,25 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.stages.output import Skip, Step, parse_line, remove_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-# What RD-Agent logs for each step, and for a loop that it gives up (``rdagent/utils/workflow/loop.py``).
-_STEP = re.compile(r"Start Loop (\d+), Step (\d+): (\w+)")
-_SKIP = re.compile(r"Skip loop (\d+) due to (.*)")
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TAIL_LINES = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step that a run has begun."""
-
-    loop: int
-    index: int
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +40,7 @@ class RunResult:
     @property
     def output(self) -> str:
         """Everything the run printed, without colours."""
-        return _ANSI.sub("", self.output_file.read_text(encoding="utf-8", errors="replace"))
+        return remove_colours(self.output_file.read_text(encoding="utf-8", errors="replace"))
 
     @property
     def failure(self) -> str:
@@ -107,11 +94,11 @@ def follow(
             for line in process.stdout:
                 out.write(line)
                 out.flush()
-                text = _ANSI.sub("", line.decode("utf-8", errors="replace"))
-                if found := _SKIP.search(text):
-                    skipped.append((int(found[1]), found[2]))
-                if (found := _STEP.search(text)) and on_step is not None:
-                    on_step(Step(int(found[1]), int(found[2]), found[3]))
+                event = parse_line(line.decode("utf-8", errors="replace"))
+                if isinstance(event, Skip):
+                    skipped.append((event.loop, event.reason))
+                elif isinstance(event, Step) and on_step is not None:
+                    on_step(event)
         exit_code = process.wait()
     finally:
         timer.cancel()

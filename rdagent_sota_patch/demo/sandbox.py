@@ -10,21 +10,21 @@ from __future__ import annotations
 import os
 import site
 import sys
-import sysconfig
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rdagent_sota_patch.demo.conda import QLIB_ENVIRONMENT, write_conda
 from rdagent_sota_patch.demo.llm import MODEL_NAME, ScriptedLlm
 from rdagent_sota_patch.demo.market import MarketSpec, simulate_market, write_factor_data, write_qlib_data
-from rdagent_sota_patch.demo.runs import RunResult, Step, follow
-from rdagent_sota_patch.errors import HostError, SotaError
+from rdagent_sota_patch.demo.runs import RunResult, follow
+from rdagent_sota_patch.demo.years import Segments, host_market, host_segments
+from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sessions.signature import find_key
 from rdagent_sota_patch.sessions.snapshots import read_session
+from rdagent_sota_patch.stages.program import find_rdagent, scripts_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,28 +32,11 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.demo.replies import Screenplay
     from rdagent_sota_patch.sessions.records import Session
+    from rdagent_sota_patch.stages.output import Step
 
 Command = Literal["fin_factor", "fin_model", "fin_quant"]
 
 _KEPT = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT")
-
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """The dates that a model is trained, validated and back-tested on."""
-
-    train: tuple[date, date] = (date(2018, 7, 1), date(2019, 6, 30))
-    valid: tuple[date, date] = (date(2019, 7, 1), date(2019, 10, 31))
-    test: tuple[date, date] = (date(2019, 11, 1), date(2020, 3, 31))
-
-    def variables(self) -> dict[str, str]:
-        """The settings of all three commands (``rdagent/app/qlib_rd_loop/conf.py``) that hold these dates."""
-        return {
-            f"QLIB_{stage}_{segment.upper()}_{edge}": str(day)
-            for stage in ("FACTOR", "MODEL", "QUANT")
-            for segment in ("train", "valid", "test")
-            for edge, day in zip(("START", "END"), getattr(self, segment), strict=True)
-        }
 
 
 @dataclass(slots=True, eq=False)
@@ -63,11 +46,12 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     Attributes:
         folder: Made if needed; the market in it is written once.
         market: What the synthetic market is like; must cover ``segments``.
+        segments: The dates of all runs; RD-Agent 0.8.0 has its own, and takes no others.
     """
 
     folder: Path
-    market: MarketSpec = field(default_factory=MarketSpec)
-    segments: Segments = field(default_factory=Segments)
+    market: MarketSpec = field(default_factory=host_market)
+    segments: Segments = field(default_factory=host_segments)
     llm: ScriptedLlm = field(default_factory=ScriptedLlm)
 
     def __post_init__(self) -> None:
@@ -131,7 +115,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             # HOME changes below; without this, packages installed with --user would be lost.
             kept["PYTHONUSERBASE"] = site.getuserbase()
         stand_ins = (self.folder / "bin", self.folder / "env" / "bin")
-        path = (*stand_ins, Path(sys.executable).parent, _scripts_folder(), "/usr/bin", "/bin")
+        path = (*stand_ins, Path(sys.executable).parent, scripts_folder(), "/usr/bin", "/bin")
         return {
             **kept,
             "HOME": str(self.home),
@@ -198,7 +182,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         log = self.logs / name
         if resume is None and log.exists():
             raise ValueError(f"{log} is another run's log; two runs in one log cannot be told apart")
-        arguments = [str(_rdagent_program()), command, "--loop-n", str(loops)]
+        arguments = [str(find_rdagent()), command, "--loop-n", str(loops)]
         if resume is not None:
             arguments += ["--path", str(resume)]
         if screenplay is not None:
@@ -220,19 +204,3 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                 f"Its whole output is in {output_file}, its log in {log}.",
             )
         return result
-
-
-def _scripts_folder() -> Path:
-    return Path(sysconfig.get_path("scripts"))
-
-
-def _rdagent_program() -> Path:
-    for folder in (_scripts_folder(), Path(sys.executable).parent):
-        program = folder / "rdagent"
-        if program.is_file():
-            return program
-    raise HostError(
-        "host-missing",
-        f"There is no rdagent program in {_scripts_folder()}.",
-        "Install it in this environment: pip install 'rdagent-sota-patch[demo]'.",
-    )

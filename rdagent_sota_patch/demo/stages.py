@@ -11,14 +11,15 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdagent_sota_patch.demo.market import MarketSpec
-from rdagent_sota_patch.demo.runs import Step
-from rdagent_sota_patch.demo.sandbox import Sandbox, Segments
+from rdagent_sota_patch.demo.sandbox import Sandbox
+from rdagent_sota_patch.demo.years import Segments, host_market, host_segments
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.stages.output import Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rdagent_sota_patch.demo.market import MarketSpec
     from rdagent_sota_patch.sessions.records import Session
 
 FACTOR_LOOPS = 3
@@ -116,7 +117,7 @@ def run_demo(
             Alpha alone.
     """
     _claim(folder)
-    with Sandbox(folder, market=market or MarketSpec(), segments=segments or Segments()) as sandbox:
+    with Sandbox(folder, market=market or host_market(), segments=segments or host_segments()) as sandbox:
         with _observed(observe, FACTOR_STAGE) as on_step:
             mined = sandbox.run("fin_factor", loops=FACTOR_LOOPS, name="factor", on_step=on_step)
         session = sandbox.session(mined.log)

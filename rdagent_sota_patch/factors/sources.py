@@ -142,6 +142,10 @@ def source_of(session: Session, roots: Sequence[Path] = ()) -> Source:
 
 def origins_of(experiment: ExperimentRecord) -> tuple[FactorOrigin, ...]:
     """The factors that an experiment's table may hold: those it was built on, then its own."""
+    return (*_origins_of_sota(experiment), *_own_origins(experiment))
+
+
+def _own_origins(experiment: ExperimentRecord) -> tuple[FactorOrigin, ...]:
     return tuple(
         FactorOrigin(
             name=factor.name,
@@ -154,6 +158,19 @@ def origins_of(experiment: ExperimentRecord) -> tuple[FactorOrigin, ...]:
         for record in (*experiment.based_on, experiment)
         for factor in _implemented(record)
     )
+
+
+def _origins_of_sota(experiment: ExperimentRecord) -> Iterable[FactorOrigin]:
+    """The SOTA factors that a ``fin_quant`` run began with, as the plugin recorded them with its experiments."""
+    recorded = (experiment.sota_source or {}).get("factors")
+    for factor in recorded if isinstance(recorded, list) else ():
+        if isinstance(factor, dict) and isinstance(factor.get("name"), str):
+            yield FactorOrigin(
+                name=factor["name"],
+                description=str(factor.get("description") or ""),
+                formulation=str(factor.get("formulation") or ""),
+                code=factor["code"] if isinstance(factor.get("code"), str) else None,
+            )
 
 
 def _from_workspace(path: Path) -> Source:
@@ -211,12 +228,15 @@ def _require_code(source: Source) -> None:
         for factor in _implemented(record)
         if not factor.code
     ]
-    if not missing and source.origins:
+    began_with_sota = experiment.sota_source is not None
+    if not missing and not began_with_sota and source.origins:
         return
     places = "\n".join(f"    {place}" for place in source.tried) or "    (the session names no workspace)"
     why = (
         f"the session holds no code for {', '.join(missing)}"
         if missing
+        else "it was made on top of another run's SOTA factors, whose table it does not hold"
+        if began_with_sota
         else "the session holds no factor code"
     )
     raise SourceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch._startup import LOOP_MODULE, RUNNER_MODULE
@@ -35,9 +36,21 @@ def attach(module: ModuleType) -> None:
 
         if not is_attached(rd_loop):
             raise HostError("host-changed", "RD-Agent's loop class could not be attached to.")
+        from rdagent_sota_patch.plugin.host_check import require_known_host
+
+        require_known_host()
         from rdagent_sota_patch.plugin.model_runner import attach_model_runner
 
         attach_model_runner(module)
+        from rdagent_sota_patch.plugin.scenario import attach_scenarios
+
+        attach_scenarios()
+        # fin_quant loads its factor runner first, also in processes of its own; fin_model never does.
+        factor_runner = sys.modules.get("rdagent.scenarios.qlib.developer.factor_runner")
+        if factor_runner is not None:
+            from rdagent_sota_patch.plugin.factor_runner import attach_factor_runner
+
+            attach_factor_runner(factor_runner)
     else:
         raise HostError("host-changed", f"{module.__name__} is not a module the plugin attaches to.")
     setattr(module, _ATTACHED, True)

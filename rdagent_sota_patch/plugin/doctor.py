@@ -15,6 +15,7 @@ from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.factors.sources import Source, find_source
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
 from rdagent_sota_patch.plugin.host import alpha_features, model_segments, rdagent_version
+from rdagent_sota_patch.plugin.host_check import require_known_host
 from rdagent_sota_patch.plugin.market import check_market
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.settings import Settings, load_settings
@@ -73,6 +74,8 @@ def diagnose() -> Diagnosis:
             )
         )
     version = attempt(rdagent_version)
+    if version is not None:
+        attempt(require_known_host)
     settings = attempt(load_settings)
     source = table = features = None
     alpha: dict[str, str] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,9 @@ from rdagent_sota_patch.factors.features import combine_features
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.factors.table import unchanged
+from rdagent_sota_patch.plugin.host_source import CONFIG_NAME
+from rdagent_sota_patch.plugin.inheritance import without_inherited
+from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
 from rdagent_sota_patch.plugin.usage import describe_usage, write_usage
 
@@ -25,20 +27,8 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.plugin.active import ActiveSota
 
-CONFIG_NAME = "conf_sota_factors_model.yaml"
-"""RD-Agent's template for models on mined factors."""
-
 SOTA_ONLY_CONFIG_NAME = "conf_sota_factors_only_model.yaml"
-"""Ours, made from it in the experiment's workspace when no Alpha feature is wanted."""
-
-# The Alpha entry of the template: its class, and the `feature` group of its config. An empty feature group is an
-# error in Qlib, and Alpha158DL without one gives all 158 of its features, so another loader has to stand there.
-_ALPHA_LOADER = "qlib.contrib.data.loader.Alpha158DL"
-_LABEL_LOADER = "qlib.data.dataset.loader.QlibDataLoader"
-_FEATURE_GROUP = re.compile(
-    r"^[ ]*feature:[ ]*\n[ ]*- \{\{ feature_expressions \}\}[ ]*\n[ ]*- \{\{ feature_names \}\}[ ]*\n",
-    re.MULTILINE,
-)
+"""Ours, made from RD-Agent's in the experiment's workspace when no Alpha feature is wanted."""
 
 
 @contextmanager
@@ -50,10 +40,13 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
     before the back-test. Afterwards, also when the back-test failed, both are as they were.
     """
     based = exp.based_experiments
+    # What was inherited is in the SOTA table already.
+    own = without_inherited(based)
     # In fin_quant the run's own accepted factors come on top. Then RD-Agent has to join the values itself.
-    own_factors = any(isinstance(other, QlibFactorExperiment) for other in based)
+    own_factors = any(isinstance(other, QlibFactorExperiment) for other in own)
     workspace = exp.experiment_workspace
     execute = workspace.execute
+    release = installed_release()
 
     def execute_on_sota(qlib_config_name: str, run_env: dict[str, Any]) -> Any:
         if qlib_config_name != CONFIG_NAME:
@@ -66,16 +59,17 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
         if own_factors:
             names = read_names(table)
         else:
-            _require_unchanged(sota)
+            require_unchanged(sota)
             _remove(table)
             copy_table(sota.table.path, table)
             names = sota.table.names
-        features = combine_features(exp.base_features, names, sota.use_alpha)
-        alpha = {name: exp.base_features[name] for name in features.alpha}
+        base_features = release.features_of(exp)
+        features = combine_features(base_features, names, sota.use_alpha)
+        alpha = {name: base_features[name] for name in features.alpha}
         if not alpha:
             write_text_atomically(
                 workspace.workspace_path / SOTA_ONLY_CONFIG_NAME,
-                drop_alpha(workspace.file_dict[CONFIG_NAME]),
+                release.drop_alpha(workspace.file_dict[CONFIG_NAME]),
                 durable=False,
             )
             qlib_config_name = SOTA_ONLY_CONFIG_NAME
@@ -84,15 +78,11 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
         if sota.use_alpha:
             logger.info(f"叠加Alpha因子: {len(alpha)}个")
         # Upstream adds the two counts up, although a mined factor replaces the Alpha feature of its name.
-        used = {
-            "num_features": str(features.count),
-            "feature_names": str(list(alpha)),
-            "feature_expressions": str(list(alpha.values())),
-        }
+        used = release.run_variables(alpha, features.count)
         return execute(qlib_config_name=qlib_config_name, run_env={**run_env, **used})
 
     ours = [make_placeholder(sota.source.metrics), make_sota_experiment(sota, whole=own_factors)]
-    exp.based_experiments = [*ours, *based]
+    exp.based_experiments = [*ours, *own]
     workspace.execute = execute_on_sota
     logger.info("SOTA factor experiment added to based_experiments")
     try:
@@ -103,21 +93,6 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
         for synthetic in ours:
             # Every experiment is born with a folder of templates; these two have no use for theirs.
             synthetic.experiment_workspace.clear()
-
-
-def drop_alpha(template: str) -> str:
-    """The Qlib template with a loader of the label alone where the Alpha features were.
-
-    Raises:
-        HostError: The template is not laid out as in the releases this package knows.
-    """
-    if template.count(_ALPHA_LOADER) != 1 or len(_FEATURE_GROUP.findall(template)) != 1:
-        raise HostError(
-            "host-changed",
-            f"{CONFIG_NAME} of this RD-Agent does not name its Alpha features as expected.",
-            "Set USE_ALPHA_FACTORS=true, or use a supported release (docs/activation.md).",
-        )
-    return _FEATURE_GROUP.sub("", template).replace(_ALPHA_LOADER, _LABEL_LOADER)
 
 
 def _remove(table: Path) -> None:
@@ -132,7 +107,12 @@ def _remove(table: Path) -> None:
         ) from error
 
 
-def _require_unchanged(sota: ActiveSota) -> None:
+def require_unchanged(sota: ActiveSota) -> None:
+    """Make sure that the table is still the one that was checked.
+
+    Raises:
+        SourceError: It is not.
+    """
     if not unchanged(sota.table):
         raise SourceError(
             "source-changed",

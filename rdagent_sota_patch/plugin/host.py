@@ -2,61 +2,35 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.metadata
-import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import HostError
-from rdagent_sota_patch.factors.segments import Segments
+from rdagent_sota_patch.plugin.host_source import find_host
+from rdagent_sota_patch.plugin.release import installed_release
+
+if TYPE_CHECKING:
+    from rdagent_sota_patch.factors.segments import Segments
 
 
 def rdagent_version() -> str:
-    """Version of the installed RD-Agent.
+    """Version of the RD-Agent of this Python; "unknown" where it is run from a folder and not installed.
 
     Raises:
-        HostError: RD-Agent is not installed in this environment.
+        HostError: There is no RD-Agent.
     """
-    try:
-        return importlib.metadata.version("rdagent")
-    except importlib.metadata.PackageNotFoundError:
-        raise HostError(
-            "host-missing",
-            "rdagent is not installed in this Python environment.",
-            "Install rdagent-sota-patch into the environment that runs `rdagent`.",
-        ) from None
+    return find_host().version or "unknown"
 
 
 def alpha_features() -> dict[str, str]:
-    """RD-Agent's default Alpha features, name to Qlib expression (``rdagent/utils/qlib.py``, ``ALPHA20``).
-
-    Read from the source text: importing that module takes seconds.
-    """
-    package = importlib.util.find_spec("rdagent")
-    if package is None or not package.submodule_search_locations:
-        rdagent_version()
-        raise HostError("host-changed", "rdagent has no package folder.")
-    source = Path(package.submodule_search_locations[0]) / "utils" / "qlib.py"
-    if source.exists():
-        for node in ast.parse(source.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and any(
-                isinstance(target, ast.Name) and target.id == "ALPHA20" for target in node.targets
-            ):
-                features = ast.literal_eval(node.value)
-                return {str(name): str(expression) for name, expression in features.items()}
-    raise HostError(
-        "host-changed",
-        f"RD-Agent {rdagent_version()} does not define ALPHA20 in {source}.",
-        "See docs/activation.md for the releases that are supported.",
-    )
+    """RD-Agent's default Alpha features, name to Qlib expression."""
+    return installed_release().alpha_features()
 
 
 def model_segments() -> Segments:
-    """The dates of the model stage (``QLIB_MODEL_*``), as ``QlibModelRunner.develop`` reads them."""
-    from rdagent.app.qlib_rd_loop.conf import ModelBasePropSetting
-
-    return Segments.parse(ModelBasePropSetting().model_dump())
+    """The dates of the model stage."""
+    return installed_release().segments()
 
 
 def workspace_root() -> Path:

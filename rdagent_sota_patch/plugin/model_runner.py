@@ -18,6 +18,8 @@ from rdagent_sota_patch.errors import HostError
 from rdagent_sota_patch.factors.sources import METRICS_NAME, TABLE_NAME
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.feeding import feeding
+from rdagent_sota_patch.plugin.inheritance import without_inherited
+from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.usage import (
     USAGE_NAME,
     add_model_metrics,
@@ -74,7 +76,7 @@ def run_key(runner: Any, exp: Any) -> str:
             {
                 "fingerprint": sota.table.fingerprint,
                 "use_alpha": sota.use_alpha,
-                "base_features": dict(exp.base_features),
+                "base_features": dict(installed_release().features_of(exp)),
                 "segments": describe_segments(sota.segments),
                 "tasks": [task.get_task_information() for task in exp.sub_tasks],
                 "model_type": [task.model_type for task in exp.sub_tasks],
@@ -83,7 +85,7 @@ def run_key(runner: Any, exp: Any) -> str:
                 "templates": _code_of(exp.experiment_workspace),
                 "own_factors": [
                     _code_of(workspace)
-                    for other in exp.based_experiments
+                    for other in without_inherited(exp.based_experiments)
                     if isinstance(other, QlibFactorExperiment)
                     for workspace in other.sub_workspace_list
                 ],
@@ -146,7 +148,7 @@ def _code_of(workspace: Any) -> dict[str, str]:
 
 def _is_whole(workspace: Path) -> bool:
     """Whether a workspace holds what a run leaves: table, record, metrics, returns and recorder."""
-    files = (TABLE_NAME, USAGE_NAME, METRICS_NAME, "ret.parquet", "model.py")
+    files = (TABLE_NAME, USAGE_NAME, METRICS_NAME, installed_release().returns_name, "model.py")
     return all((workspace / name).is_file() for name in files) and any(
         (workspace / "mlruns").glob("*/*/artifacts/params.pkl")
     )

@@ -10,6 +10,9 @@ from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, Sourc
 from rdagent_sota_patch.factors.features import summarize
 from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
+from rdagent_sota_patch.plugin.inheritance import inherit_history, is_inherited
+from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.plugin.scenario import announce_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,11 +55,19 @@ def _check(loop: Any, settings: Settings) -> None:
             "so it cannot be fed SOTA factors.",
             "Derive it from rdagent.scenarios.qlib.developer.model_runner.QlibModelRunner, or switch LOAD_SOTA_* off.",
         )
+    if _is_quant(loop):
+        from rdagent_sota_patch.plugin.factor_runner import require_factor_runner
+
+        require_factor_runner(getattr(loop, "factor_runner", None))
     sota = active_sota()
     if sota is None:
         return
     _check_resumed(loop, sota)
-    _report(sota, loop.plan["features"])
+    base_features = installed_release().features_of_run(loop)
+    _report(sota, base_features)
+    announce_features(sota, base_features, grows=_is_quant(loop))
+    if settings.sota_inherit_trace:
+        inherit_history(loop, sota.source, quant=_is_quant(loop))
 
 
 def _is_model_stage(loop: Any) -> bool:
@@ -64,10 +75,16 @@ def _is_model_stage(loop: Any) -> bool:
     return not {cls.__name__ for cls in type(loop).__mro__}.isdisjoint({"ModelRDLoop", "QuantRDLoop"})
 
 
+def _is_quant(loop: Any) -> bool:
+    return any(cls.__name__ == "QuantRDLoop" for cls in type(loop).__mro__)
+
+
 def _check_resumed(loop: Any, sota: ActiveSota) -> None:
     """A resumed run keeps its factors; models judged against each other must have been fed the same."""
     for experiment, _ in loop.trace.hist:
         used = getattr(experiment, "sota_source", None)
+        if is_inherited(experiment):
+            continue
         if used is not None and used["fingerprint"] != sota.table.fingerprint:
             raise SourceError(
                 "source-changed",

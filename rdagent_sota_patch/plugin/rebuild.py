@@ -26,7 +26,12 @@ from rdagent_sota_patch.factors.copying import copy_table
 from rdagent_sota_patch.factors.sources import TABLE_NAME, Source
 from rdagent_sota_patch.plugin.host import factor_data_folder, table_store
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
-from rdagent_sota_patch.plugin.synthetic import accepted_by_coder, make_placeholder, metrics_series
+from rdagent_sota_patch.plugin.synthetic import (
+    accepted_by_coder,
+    make_hypothesis,
+    make_placeholder,
+    metrics_series,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +121,10 @@ def _restore(
 ) -> QlibFactorExperiment:
     columns = [column for column, factor in enumerate(record.factors) if factor.implemented]
     workspaces = [executed[row, column] for column in columns]
-    experiment = QlibFactorExperiment(sub_tasks=[workspace.target_task for workspace in workspaces])
+    experiment = QlibFactorExperiment(
+        sub_tasks=[workspace.target_task for workspace in workspaces],
+        hypothesis=make_hypothesis(f"the factors of loop {record.loop}"),
+    )
     experiment.sub_workspace_list = workspaces
     experiment.prop_dev_feedback = accepted_by_coder(len(workspaces))
     experiment.base_features = dict(record.base_features)

@@ -1,13 +1,16 @@
 """Attach to RD-Agent's loop: check before a run's first LLM call, and save factors when they are accepted.
 
 Both new and resumed runs pass through ``LoopBase.run`` with their base features already chosen
-(``rdagent/app/qlib_rd_loop/model.py``), and nothing before it calls the LLM.
+(``rdagent/app/qlib_rd_loop/model.py``), and nothing before it calls the LLM. Each step that was done ends in
+``LoopBase.dump``, in the run's own process; after the last step of a loop, the history has grown, be that step
+1.0.0's ``record`` or 0.8.0's ``feedback`` (which loops override, so that it is no place to attach to).
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rdagent_sota_patch.errors import HostError, SotaError
@@ -18,11 +21,15 @@ if TYPE_CHECKING:
 
 
 def attach_loop(module: ModuleType) -> None:
-    """Wrap ``run`` and ``record`` of ``RDLoop``, the base of ``fin_factor``, ``fin_model`` and ``fin_quant``."""
+    """Wrap ``run`` and ``dump`` of ``RDLoop``, the base of ``fin_factor``, ``fin_model`` and ``fin_quant``.
+
+    Raises:
+        HostError: ``RDLoop`` lacks one of them.
+    """
     loop_class = getattr(module, "RDLoop", None)
-    if loop_class is None or not all(callable(getattr(loop_class, name, None)) for name in ("run", "record")):
-        raise HostError("host-changed", f"{module.__name__}.RDLoop has no run or record method.")
-    run, record = loop_class.run, loop_class.record
+    if loop_class is None or not all(callable(getattr(loop_class, name, None)) for name in ("run", "dump")):
+        raise HostError("host-changed", f"{module.__name__}.RDLoop has no run or dump method.")
+    run, dump = loop_class.run, loop_class.dump
 
     @functools.wraps(run)
     async def run_checked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -32,17 +39,16 @@ def attach_loop(module: ModuleType) -> None:
         except SotaError as error:
             _stop(error)
 
-    @functools.wraps(record)
-    def record_and_save(self: Any, prev_out: dict[str, Any]) -> Any:
-        outcome = record(self, prev_out)
+    @functools.wraps(dump)
+    def dump_and_save(self: Any, path: Path | str) -> None:
+        dump(self, path)
         try:
-            _save(self)
+            _save(self, Path(path))
         except SotaError as error:
             _stop(error)
-        return outcome
 
     loop_class.run = run_checked
-    loop_class.record = record_and_save
+    loop_class.dump = dump_and_save
 
 
 # RDLoop is the base of other scenarios' loops, too: what they never need is not imported for them.
@@ -53,17 +59,28 @@ def _prepare(loop: Any) -> None:
     for notice in settings.notices():
         _log().warning(str(notice))
     if settings.source is not None or settings.save_sota_factors:
+        from rdagent_sota_patch.plugin.host_check import require_known_host
+
+        try:
+            require_known_host()
+        except SotaError as error:
+            if settings.sota_strict:
+                raise
+            _log().warning(f"SOTA_STRICT is off, so this run goes on.\n{error}")
+            return
         from rdagent_sota_patch.plugin.preflight import prepare_run
 
         prepare_run(loop, settings)
 
 
-def _save(loop: Any) -> None:
+def _save(loop: Any, snapshot: Path) -> None:
+    if snapshot.name != f"{len(loop.steps) - 1}_{loop.steps[-1]}":
+        return
     settings = load_settings()
     if settings.save_sota_factors:
         from rdagent_sota_patch.plugin.saving import save_accepted
 
-        save_accepted(loop, settings)
+        save_accepted(loop, snapshot, settings)
 
 
 def _log() -> Any:

@@ -17,16 +17,19 @@ from rdagent_sota_patch.sessions.records import Session, Signature
 from rdagent_sota_patch.sessions.trace import read_experiments
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rdagent_sota_patch.settings import Settings
 
 
-def save_accepted(loop: Any, settings: Settings) -> None:
+def save_accepted(loop: Any, snapshot: Path, settings: Settings) -> None:
     """Write the accepted factors, if what was just recorded is an accepted factor experiment.
 
     A rejected loop leaves the file as it was.
 
     Args:
         loop: The ``RDLoop``, with the experiment at the end of its history.
+        snapshot: The file that this state of the loop was just written to.
         settings: The user's settings.
 
     Raises:
@@ -39,15 +42,15 @@ def save_accepted(loop: Any, settings: Settings) -> None:
     if not isinstance(experiment, QlibFactorExperiment) or not feedback.decision:
         return
     try:
-        _save(loop, settings)
+        _save(loop, snapshot, settings)
     except SotaError as error:
         if settings.sota_strict:
             raise
         logger.warning(f"SOTA_STRICT is off, so this run goes on.\n{error}")
 
 
-def _save(loop: Any, settings: Settings) -> None:
-    source = source_of(_read_live(loop), settings.sota_workspace_root)
+def _save(loop: Any, snapshot: Path, settings: Settings) -> None:
+    source = source_of(_read_live(loop, snapshot), settings.sota_workspace_root)
     # A result from RD-Agent's run cache comes without its table.
     table = save_source(source, source.table or rebuild_table(source), settings.factor_file)
     logger.info(
@@ -56,13 +59,11 @@ def _save(loop: Any, settings: Settings) -> None:
     )
 
 
-def _read_live(loop: Any) -> Session:
-    """The running loop as its next snapshot will show it, read in the same way."""
-    trace = loop.trace
-    index = trace.idx2loop_id[len(trace.hist) - 1]
+def _read_live(loop: Any, snapshot: Path) -> Session:
+    """The running loop as its snapshot shows it, read in the same way; nobody could have changed it in between."""
     return Session(
         log=loop.session_folder.parent,
-        snapshot=loop.session_folder / str(index) / f"{len(loop.steps) - 1}_{loop.steps[-1]}",
+        snapshot=snapshot,
         signature=Signature.VERIFIED,
         loop_class=type(loop).__name__,
         experiments=read_experiments(read_inert(pickle.dumps(loop), trusted=True)),

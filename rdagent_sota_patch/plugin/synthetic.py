@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rdagent.components.coder.CoSTEER.evaluators import CoSTEERMultiFeedback, CoSTEERSingleFeedback
 from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
+from rdagent.core.proposal import Hypothesis
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
 if TYPE_CHECKING:
@@ -60,6 +61,18 @@ def accepted_by_coder(count: int) -> CoSTEERMultiFeedback:
     )
 
 
+def make_hypothesis(text: str) -> Hypothesis:
+    """A hypothesis that says what it is about; 0.8.0 logs the one of each experiment whose factors it runs."""
+    return Hypothesis(
+        hypothesis=text,
+        reason="",
+        concise_reason="",
+        concise_observation="",
+        concise_justification=text,
+        concise_knowledge="",
+    )
+
+
 def metrics_series(metrics: Mapping[str, float]) -> pd.Series[float]:
     """Metrics as a runner leaves them in ``exp.result``; NaN where none are known."""
     known = metrics or UNKNOWN_METRICS
@@ -85,7 +98,7 @@ def make_sota_experiment(sota: ActiveSota, whole: bool) -> QlibFactorExperiment:
         factor_description=f"SOTA factors of {sota.source.path}: {', '.join(sota.table.names)}",
         factor_formulation="",
     )
-    experiment = QlibFactorExperiment(sub_tasks=[task])
+    experiment = QlibFactorExperiment(sub_tasks=[task], hypothesis=make_hypothesis(task.factor_description))
     experiment.sub_workspace_list = [SotaFactorWorkspace(task, sota, whole)]
     experiment.prop_dev_feedback = accepted_by_coder(1)
     experiment.result = metrics_series(sota.source.metrics)

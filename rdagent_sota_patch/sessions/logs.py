@@ -70,6 +70,9 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
             unreadable.append((run.log, error.problems[0].message))
             seen.append(f"{run.log}: {error.problems[0].message}")
             continue
+        if session.sota is not None and session.sota.inherited_from is not None:
+            seen.append(f"{run.log}: its factors are inherited from {session.sota.inherited_from['task_id']}")
+            continue
         if session.sota is not None:
             from dataclasses import replace
 

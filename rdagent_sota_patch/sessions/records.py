@@ -80,6 +80,11 @@ class ExperimentRecord:
         base_feature_codes: File name to code of the user's own base features.
         sota_source: What the plugin recorded about the SOTA factors used, as plain data.
         class_path: The experiment's class as ``module:name``; tells apart what is ``OTHER``.
+        proposal: What else the hypothesis says, by its attributes in ``rdagent/core/proposal.py``.
+        verdict: What else the feedback says, likewise.
+        stdout: The training log that RD-Agent shows the language model.
+        inherited_from: Set by the plugin where the experiment is of an earlier run's history
+            (``SOTA_INHERIT_TRACE``): ``task_id`` and ``loop`` there. Its ``loop`` here is negative.
         unread: What the session holds of this experiment in a form that is not known, one line each.
     """
 
@@ -97,6 +102,10 @@ class ExperimentRecord:
     base_feature_codes: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     sota_source: Mapping[str, Any] | None = None
     class_path: str = ""
+    proposal: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    verdict: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    stdout: str = ""
+    inherited_from: Mapping[str, Any] | None = None
     unread: tuple[str, ...] = ()
 
 

@@ -47,8 +47,9 @@ def read_session(path: Path, *, key: bytes | None = None) -> Session:
     """Read a run's history from its most complete snapshot.
 
     A history of length h was written by h final steps, so the number of loops with a final step
-    bounds every history. Reading goes from the newest snapshot down and stops at that bound: at
-    the first file in an ordinary log, later where a run was restarted or a file is damaged.
+    bounds every history, inherited experiments aside. Reading goes from the newest snapshot down and
+    stops at that bound: at the first file in an ordinary log, later where a run was restarted or a
+    file is damaged.
 
     Args:
         path: A log folder, its ``__session__``, or one snapshot, which is then the one read.
@@ -124,7 +125,7 @@ def _longest(
         else:
             if best is None or len(candidate.experiments) > len(best.experiments):
                 best = candidate
-        if best is not None and len(best.experiments) >= bound:
+        if best is not None and sum(record.inherited_from is None for record in best.experiments) >= bound:
             break
     return best, skipped
 

@@ -32,6 +32,10 @@ _KINDS = {_FACTOR_EXPERIMENT: ExperimentKind.FACTOR, _MODEL_EXPERIMENT: Experime
 
 _OUTSIDE_HISTORY = -1
 
+# Attributes of Hypothesis and HypothesisFeedback, beside those that every record has (``rdagent/core/proposal.py``).
+_PROPOSAL = ("reason", "concise_reason", "concise_observation", "concise_justification", "concise_knowledge")
+_VERDICT = ("observations", "hypothesis_evaluation", "new_hypothesis")
+
 
 def _history_of(loop: object) -> list[tuple[Any, Inert]]:
     """The loop's ``trace.hist`` as (experiment, feedback) pairs of stand-ins, oldest first.
@@ -60,12 +64,14 @@ def read_experiments(loop: object) -> tuple[ExperimentRecord, ...]:
     # 0.8.0 may lack it: there, experiments are recorded in the order of their loops.
     loops = trace.get("idx2loop_id", {})
     reader = _Reader()
-    records = []
+    records: list[ExperimentRecord] = []
+    inherited = 0
     for position, (experiment, feedback) in enumerate(history):
-        loop_index = loops.get(position, position) if isinstance(loops, dict) else None
+        loop_index = loops.get(position, position - inherited) if isinstance(loops, dict) else None
         if type(loop_index) is not int:
             raise _foreign("its trace.idx2loop_id does not map positions to loops")
         records.append(reader.read(experiment, loop_index, feedback))
+        inherited += records[-1].inherited_from is not None
     return tuple(records)
 
 
@@ -112,23 +118,29 @@ class _Reader:
         if source is not None and not isinstance(source, dict):
             notes.add("sota_source", f"not a mapping: {describe(source)}")
             source = None
+        hypothesis = _attributes(attributes.get("hypothesis"))
+        inherited = attributes.get("inherited_from")
+        # RD-Agent overwrites an inherited experiment's base features with those of the run it is in.
+        base = inherited if isinstance(inherited, dict) else attributes
         return ExperimentRecord(
             loop=loop_index,
             kind=kind,
             decision=None if feedback is None else _decision(verdict["decision"]),
-            hypothesis=_text(
-                _attributes(attributes.get("hypothesis")).get("hypothesis"), "hypothesis", notes
-            ),
+            hypothesis=_text(hypothesis.get("hypothesis"), "hypothesis", notes),
             reason=_text(verdict.get("reason"), "reason", notes),
             factors=self._factors(attributes, notes) if kind is ExperimentKind.FACTOR else (),
             model=self._model(attributes, notes) if kind is ExperimentKind.MODEL else None,
             metrics=MappingProxyType(notes.take("metrics", thaw_metrics, _result(attributes), {})),
             workspace=_workspace(attributes, notes),
             based_on=self._based_on(attributes),
-            base_features=self._texts(attributes.get("base_features"), "base_features", notes),
-            base_feature_codes=self._texts(attributes.get("base_feature_codes"), "base_feature_codes", notes),
+            base_features=self._texts(base.get("base_features"), "base_features", notes),
+            base_feature_codes=self._texts(base.get("base_feature_codes"), "base_feature_codes", notes),
             sota_source=None if source is None else MappingProxyType(source),
             class_path=experiment.title if experiment is not None else "",
+            proposal=_chosen_texts(hypothesis, _PROPOSAL, notes),
+            verdict=_chosen_texts(verdict, _VERDICT, notes),
+            stdout=_text(attributes.get("stdout"), "stdout", notes),
+            inherited_from=_inherited_from(inherited, notes),
             unread=tuple(notes),
         )
 
@@ -253,6 +265,23 @@ def _text(value: object, what: str, notes: _Notes) -> str:
         return value
     plain = notes.take(what, thaw_plain, value, "")
     return plain if isinstance(plain, str) else str(plain)
+
+
+def _chosen_texts(parts: Mapping[str, Any], names: tuple[str, ...], notes: _Notes) -> Mapping[str, str]:
+    return MappingProxyType(
+        {name: _text(parts[name], name, notes) for name in names if parts.get(name) is not None}
+    )
+
+
+def _inherited_from(value: object, notes: _Notes) -> Mapping[str, Any] | None:
+    """Task and loop, as ``plugin/inheritance.py`` records them."""
+    if value is None:
+        return None
+    task_id, loop = (value.get("task_id"), value.get("loop")) if isinstance(value, dict) else (None, None)
+    if type(task_id) is not str or type(loop) is not int:
+        notes.add("inherited_from", f"no task and loop: {describe(value)}")
+        return None
+    return MappingProxyType({"task_id": task_id, "loop": loop})
 
 
 def _decision(value: object) -> bool:

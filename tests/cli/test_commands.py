@@ -184,7 +184,7 @@ def test_doctor_tells_every_problem(log: Path, tmp_path: Path, monkeypatch: pyte
     (workspace / "combined_factors_df.parquet").write_bytes(b"no parquet")
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
     monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(workspace))
-    monkeypatch.setenv("SOTA_INHERIT_TRACE", "true")
+    monkeypatch.setenv("SOTA_REQUIRE_CAUSAL", "true")
     monkeypatch.setenv("SOTA_LOG_PATH", "latest")
     result = run("doctor", "--json")
     document = json.loads(result.stdout)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 from textwrap import dedent
 
@@ -20,8 +19,8 @@ from rdagent_sota_patch.demo.market import (
     write_factor_data,
     write_qlib_data,
 )
-from rdagent_sota_patch.demo.sandbox import Segments
 from rdagent_sota_patch.demo.script import FACTOR_SCRIPT, ScriptedFactor
+from rdagent_sota_patch.demo.years import Segments
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +152,3 @@ def test_qlib_reads_the_market(market: Market, tmp_path: Path) -> None:
     assert stocks == len(market.instruments)
     assert close == pytest.approx(prices[9], rel=1e-6)
     assert label == pytest.approx(prices[11] / prices[10] - 1, abs=1e-5)
-
-
-def test_years_of_the_older_release_can_be_covered() -> None:
-    """The years that RD-Agent 0.8.0's templates have written into them can be made."""
-    market = simulate_market(MarketSpec(stocks=51, start=date(2008, 1, 1), end=date(2020, 8, 1)))
-
-    assert market.days[0] == pd.Timestamp(2008, 1, 1)
-    assert market.days[-1] > pd.Timestamp(2020, 8, 1)
-    assert np.isfinite(market.fields["close"]).all()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.demo.runs import RunResult, Step, follow
+from rdagent_sota_patch.demo.runs import RunResult, follow
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.stages.output import Step
 
 
 def run_shell(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.demo import sandbox as sandbox_module
-from rdagent_sota_patch.demo.sandbox import Sandbox, Segments
+from rdagent_sota_patch.demo.sandbox import Sandbox
+from rdagent_sota_patch.demo.years import Segments
 from rdagent_sota_patch.errors import HostError, SotaError
+from rdagent_sota_patch.stages import program as program_module
 
 
 def install_rdagent(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +18,7 @@ def install_rdagent(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     program.chmod(0o755)
-    monkeypatch.setattr(sandbox_module, "_scripts_folder", lambda: program.parent)
+    monkeypatch.setattr(program_module, "scripts_folder", lambda: program.parent)
 
 
 def test_users_environment_stays_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,7 @@ def test_log_of_another_run_is_not_reused(tmp_path: Path) -> None:
 
 def test_missing_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an ``rdagent`` program the error says what to install."""
-    monkeypatch.setattr(sandbox_module, "_scripts_folder", lambda: tmp_path)
+    monkeypatch.setattr(program_module, "scripts_folder", lambda: tmp_path)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with Sandbox(tmp_path / "box") as sandbox, pytest.raises(HostError, match="no rdagent program"):
         sandbox.run("fin_factor", loops=1, name="first")

@@ -12,6 +12,7 @@ from typing import Any
 
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.sessions.records import Session
+from rdagent_sota_patch.sessions.signature import MAGIC
 
 _LOOK = """
 import json, pickle, sys
@@ -22,14 +23,16 @@ dataset = pickle.load(open(artifacts + "/dataset", "rb"))
 network = model.dnn_model
 first = next(iter(network.parameters()))
 handler = dataset.handler
-norm = handler.infer_processors[0]
-loaders = task["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"]
+(norm,) = (step for step in handler.infer_processors if type(step).__name__ == "RobustZScoreNorm")
+# The baseline of RD-Agent 0.8.0 is Qlib's own handler, whose loaders are not named in the task.
+named = task["dataset"]["kwargs"]["handler"]["kwargs"].get("data_loader")
+loaders = named["kwargs"]["dataloader_l"] if named else []
 print(json.dumps({
     "num_features": task["model"]["kwargs"]["pt_model_kwargs"]["num_features"],
     "input_size": int(first.shape[-1]),
     "fitted": [str(name[1]) for name in norm.cols],
     "loaders": [loader["class"] for loader in loaders],
-    "feature_names": loaders[0]["kwargs"]["config"].get("feature", [[], []])[1],
+    "feature_names": loaders[0]["kwargs"]["config"].get("feature", [[], []])[1] if loaders else [],
     "dataset": task["dataset"]["class"],
 }))
 """
@@ -94,9 +97,9 @@ def run_tool(sandbox: Sandbox, *arguments: str, **settings: str) -> subprocess.C
 def load_snapshot(sandbox: Sandbox, snapshot: Path, *, plugin: bool) -> str:
     """Have RD-Agent itself load a snapshot; returns its runner's class, and the module that develops."""
     code = (
-        "import sys, rdagent.app.qlib_rd_loop.model\n"
-        "from rdagent.core.serialization import load\n"
-        "runner = load(open(sys.argv[1], 'rb')).runner\n"
+        "import sys\n"
+        "from rdagent.app.qlib_rd_loop.model import ModelRDLoop\n"
+        "runner = ModelRDLoop.load(sys.argv[1]).runner\n"
         "ours = any(name.startswith('rdagent_sota_patch.plugin') for name in sys.modules)\n"
         "print(type(runner).__module__, type(runner).__qualname__, type(runner).develop.__module__, ours)\n"
     )
@@ -115,7 +118,9 @@ def global_names(snapshot: Path) -> set[str]:
     """Every module that a snapshot's pickle names, by pickletools: nothing is loaded."""
     import pickletools
 
-    payload = snapshot.read_bytes().split(b"\n", 1)[1][32:]
+    payload = snapshot.read_bytes()
+    if payload.startswith(MAGIC):
+        payload = payload[len(MAGIC) + 32 :]
     assert payload[:1] == pickle.PROTO
     strings: list[str] = []
     modules: set[str] = set()

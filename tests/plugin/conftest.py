@@ -82,10 +82,13 @@ def make_experiment(rdagent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from rdagent.core.conf import RD_AGENT_SETTINGS
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
 
+    from rdagent_sota_patch.plugin.release import installed_release
+
     monkeypatch.setattr(RD_AGENT_SETTINGS, "workspace_path", tmp_path / "work spaces")
     monkeypatch.setattr(RD_AGENT_SETTINGS, "pickle_cache_folder_path_str", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(RD_AGENT_SETTINGS, "artifact_signing_key_path", tmp_path / "key")
+    if hasattr(RD_AGENT_SETTINGS, "artifact_signing_key_path"):
+        monkeypatch.setattr(RD_AGENT_SETTINGS, "artifact_signing_key_path", tmp_path / "key")
 
     def make(code: str = "model_cls = 1\n", **task: Any) -> QlibModelExperiment:
         described = {
@@ -104,7 +107,8 @@ def make_experiment(rdagent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         workspace = ModelFBWorkspace(target_task=model)
         workspace.inject_files(**{"model.py": code})
         experiment.sub_workspace_list = [workspace]
-        experiment.base_features = {"KLEN": "($high-$low)/$open", "ROC60": "Ref($close, 60)/$close"}
+        # As RDLoop does from its plan; 0.8.0 knows no such attribute, and has the same features in its template.
+        experiment.base_features = installed_release().alpha_features()
         return experiment
 
     return make
@@ -115,20 +119,24 @@ def backtest(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stand in for the back-test alone: Qlib's part is proven by the integration tests. Records its calls."""
     from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
 
+    from rdagent_sota_patch.plugin.release import installed_release
+
     calls: list[dict[str, Any]] = []
 
-    def execute(self: Any, qlib_config_name: str, run_env: dict[str, Any]) -> tuple[pd.Series, str]:
+    def execute(
+        self: Any, qlib_config_name: str, run_env: dict[str, Any] | None = None
+    ) -> tuple[pd.Series, str]:
         table = self.workspace_path / "combined_factors_df.parquet"
         config = self.workspace_path / qlib_config_name
         calls.append(
             {
                 "config": config.read_text(encoding="utf-8") if config.exists() else None,
                 "name": qlib_config_name,
-                "env": run_env,
+                "env": run_env or {},
                 "table": table.read_bytes() if table.exists() else None,
             }
         )
-        for name in ("ret.parquet", "qlib_res.csv"):
+        for name in (installed_release().returns_name, "qlib_res.csv"):
             (self.workspace_path / name).write_text("", encoding="utf-8")
         artifacts = self.workspace_path / "mlruns" / "1" / "run" / "artifacts"
         artifacts.mkdir(parents=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,13 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SourceError, TableError
+from rdagent_sota_patch.factors.segments import Segments
 from rdagent_sota_patch.factors.table import read_factor_table
 from rdagent_sota_patch.settings import Settings
+
+SEGMENTS = Segments(
+    *(date(2020, month, day) for month, days in ((1, (1, 18)), (1, (20, 28)), (2, (1, 28))) for day in days)
+)
 
 
 @pytest.fixture
@@ -28,9 +35,7 @@ def active(
     mocker.patch.object(module, "check_market", return_value=[])
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    for name, day in (("TRAIN", "2020-01-01"), ("VALID", "2020-01-20"), ("TEST", "2020-02-01")):
-        monkeypatch.setenv(f"QLIB_MODEL_{name}_START", day)
-        monkeypatch.setenv(f"QLIB_MODEL_{name}_END", day[:8] + "28")
+    mocker.patch.object(module, "model_segments", return_value=SEGMENTS)
     monkeypatch.setenv("RDAGENT_SOTA_FINGERPRINT", "")
     monkeypatch.delenv("RDAGENT_SOTA_FINGERPRINT")
     module.active_sota.cache_clear()
@@ -66,10 +71,10 @@ def test_other_layouts_are_converted_once(active: Any, table: Path, tmp_path: Pa
     assert mine.read_bytes() == before
 
 
-def test_other_dates_stop(active: Any, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_dates_stop(active: Any, table: Path, mocker: MockerFixture) -> None:
     """A table without a day of the test segment is refused."""
-    monkeypatch.setenv("QLIB_MODEL_TEST_START", "2021-01-01")
-    monkeypatch.setenv("QLIB_MODEL_TEST_END", "2021-12-31")
+    later = replace(SEGMENTS, test_start=date(2021, 1, 1), test_end=date(2021, 12, 31))
+    mocker.patch.object(active, "model_segments", return_value=later)
     with pytest.raises(TableError, match="table-dates"):
         active.prepare_sota(settings_for(table))
 

@@ -13,6 +13,8 @@ import yaml
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SourceError
+from rdagent_sota_patch.plugin.host_source import CONFIG_NAME
+from rdagent_sota_patch.plugin.release import installed_release
 
 Factory = Callable[..., Any]
 
@@ -50,11 +52,14 @@ def test_feeds_alpha_and_sota(
     (call,) = backtest
     assert call["table"] == table.read_bytes()
     assert call["name"] == "conf_sota_factors_model.yaml"
-    assert call["env"]["num_features"] == "3"
-    assert call["env"]["feature_names"] == "['ROC60']"
+    alpha = installed_release().alpha_features()
+    del alpha["KLEN"]
+    assert call["env"]["num_features"] == "21"
+    assert call["env"].items() >= installed_release().run_variables(alpha, 21).items()
     usage = experiment.sota_source
-    assert usage["feature_order"] == ["Gap", "KLEN", "ROC60"]
-    assert (usage["shared_names"], usage["num_features"]) == (["KLEN"], 3)
+    assert usage["feature_order"] == sorted(["Gap", "KLEN", *alpha])
+    assert usage["alpha_factors"] == alpha
+    assert (usage["shared_names"], usage["num_features"]) == (["KLEN"], 21)
     assert usage["model"]["metrics"] == {"IC": 0.1}
 
 
@@ -177,6 +182,8 @@ def test_key_covers_what_decides_the_result(
     (pd.read_parquet(table) * 2).to_parquet(other)
     narrowed = make_experiment()
     del narrowed.base_features["ROC60"]
+    templates = narrowed.experiment_workspace.file_dict
+    templates[CONFIG_NAME] = templates[CONFIG_NAME].replace('"ROC60"', '"ROC61"')
     keys = [
         key(make_sota(path=other), make_experiment()),
         key(make_sota(use_alpha=False), make_experiment()),
@@ -206,15 +213,18 @@ def test_own_runner_that_skips_the_factors_is_caught(
 
     with pytest.raises(HostError, match="runner-without-sota"):
         develop(make_experiment(), make_sota(), Bypass)
-    assert develop(make_experiment(), make_sota(), Wrapper).sota_source["num_features"] == 3
+    assert develop(make_experiment(), make_sota(), Wrapper).sota_source["num_features"] == 21
     experiment = make_experiment()
     assert develop(experiment, None, Bypass) is experiment
 
 
-def test_changed_template_is_refused() -> None:
+def test_changed_template_is_refused(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]]
+) -> None:
     """A template whose Alpha entry is spelled otherwise is an error, not a guess."""
-    pytest.importorskip("rdagent")
-    from rdagent_sota_patch.plugin.feeding import drop_alpha
-
+    experiment = make_experiment()
+    templates = experiment.experiment_workspace.file_dict
+    templates[CONFIG_NAME] = templates[CONFIG_NAME].replace("Alpha158DL", "Alpha360DL")
     with pytest.raises(HostError, match="host-changed"):
-        drop_alpha("data_loader:\n    class: Alpha360\n")
+        develop(experiment, make_sota(use_alpha=False))
+    assert backtest == []

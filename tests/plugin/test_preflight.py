@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SettingsError, SourceError
+from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.settings import Settings
 
 Factory = Callable[..., Any]
@@ -20,7 +22,13 @@ def make_loop(name: str, runner: Any, hist: tuple[Any, ...] = ()) -> Any:
     """A loop of a class of that name, as far as the pre-flight looks at it."""
     loop = type(name, (), {})()
     loop.runner = runner
-    loop.plan = {"features": {"ROC60": "Ref($close, 60)/$close"}}
+    if name == "QuantRDLoop":
+        from rdagent.scenarios.qlib.developer.factor_runner import QlibFactorRunner
+
+        loop.factor_runner = QlibFactorRunner(None)
+    loop.plan = {
+        "features": {"ROC60": "Ref($close, 60)/$close"}
+    }  # 0.8.0 has none, and looks into its template
     loop.trace = SimpleNamespace(hist=list(hist))
     return loop
 
@@ -31,6 +39,7 @@ def prepare(rdagent: Path, mocker: MockerFixture) -> Factory:
     from rdagent_sota_patch.plugin import preflight
 
     def run(loop: Any, sota: Any = None, **settings: Any) -> list[str]:
+        mocker.patch.dict(os.environ)
         mocker.patch.object(preflight, "active_sota", return_value=sota)
         log = mocker.patch.object(preflight, "logger")
         preflight.prepare_run(loop, Settings(**settings))
@@ -50,7 +59,9 @@ def runner(rdagent: Path) -> Any:
 def test_summary_of_a_model_stage(name: str, prepare: Factory, runner: Any, make_sota: Factory) -> None:
     """A good source is summed up, wherever the loop's class was defined."""
     lines = prepare(make_loop(name, runner), make_sota(), load_sota_factors=True)
-    assert any("2 SOTA + 1 Alpha → 3 features" in line for line in lines)
+    alpha = len(installed_release().features_of_run(make_loop(name, runner)))
+    expected = {1: "2 SOTA + 1 Alpha → 3 features", 20: "2 SOTA + 20 Alpha, 1 name shared → 21 features"}
+    assert any(expected[alpha] in line for line in lines)
     assert "SOTA factors shape: (120, 2)" in lines
 
 
@@ -90,3 +101,33 @@ def test_unwritable_factor_file_stops_the_factor_stage(prepare: Factory, tmp_pat
     target = tmp_path / "no folder" / "f.parquet"
     with pytest.raises(SettingsError, match="cannot-write"):
         prepare(make_loop("FactorRDLoop", object()), save_sota_factors=True, sota_factors_path=target)
+
+
+def test_foreign_factor_runner_is_refused(prepare: Factory, runner: Any, make_sota: Factory) -> None:
+    """In fin_quant, factors that could not be judged on top of the SOTA factors stop the run."""
+    loop = make_loop("QuantRDLoop", runner)
+    loop.factor_runner = object()
+    with pytest.raises(HostError, match="runner-without-sota"):
+        prepare(loop, make_sota(), load_sota_factors=True)
+
+
+def test_history_is_inherited_when_asked(
+    prepare: Factory, runner: Any, make_sota: Factory, mocker: MockerFixture
+) -> None:
+    """SOTA_INHERIT_TRACE, and nothing else, puts the factor stage's history into the run."""
+    from rdagent_sota_patch.plugin import preflight
+
+    inherit = mocker.patch.object(preflight, "inherit_history")
+    loop, sota = make_loop("ModelRDLoop", runner), make_sota()
+    prepare(loop, sota, load_sota_from_log=True)
+    inherit.assert_not_called()
+    prepare(loop, sota, load_sota_from_log=True, sota_inherit_trace=True)
+    inherit.assert_called_once_with(loop, sota.source, quant=False)
+
+
+def test_only_a_log_has_a_history(prepare: Factory, runner: Any, make_sota: Factory) -> None:
+    """SOTA_INHERIT_TRACE with a file or workspace is an error, not a run without history."""
+    with pytest.raises(SettingsError, match="inherit-without-log"):
+        prepare(
+            make_loop("ModelRDLoop", runner), make_sota(), load_sota_factors=True, sota_inherit_trace=True
+        )

@@ -38,12 +38,16 @@ class PlannedLoop:
         accepted: The feedback's decision.
         factors: Names of the factors to propose.
         failed: Those of them whose code the coder gives up on.
+        skipped: Whether its back-test failed, so that it has no result.
+        fed: Whether the plugin recorded SOTA factors on it.
     """
 
     kind: str = "factor"
     accepted: bool = True
     factors: tuple[str, ...] = ("Factor",)
     failed: tuple[str, ...] = ()
+    skipped: bool = False
+    fed: bool = False
 
 
 def generate_log(log: Path, loops: Sequence[PlannedLoop], *, legacy: bool = False) -> Path:
@@ -167,12 +171,16 @@ def _code(_: Any, planned: PlannedLoop, outputs: dict[str, Any]) -> Any:
     return experiment
 
 
-def _run(loop: Any, _: PlannedLoop, outputs: dict[str, Any]) -> Any:
+def _run(loop: Any, planned: PlannedLoop, outputs: dict[str, Any]) -> Any:
     import io
 
     import pandas as pd
 
     experiment = outputs["coding"]
+    if planned.fed:
+        experiment.sota_source = {"sota_factor_count": 1, "num_features": 21}
+    if planned.skipped:
+        return experiment
     # As QlibFBWorkspace.execute reads it.
     table = "\n".join([",0", *(f"{name},{value}" for name, value in METRICS.items())])
     experiment.result = pd.read_csv(io.StringIO(table), index_col=0).iloc[:, 0]

@@ -1,0 +1,207 @@
+"""Whether this RD-Agent is still built as the plugin needs it: what it calls, replaces and edits, held to the source.
+
+Read as text, so that the doctor stays quick. A newer release passes as long as nothing of this has changed; where
+something has, the message names it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.errors import HostError, Problem
+from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.plugin.host_source import CONFIG_NAME, MODEL_TEMPLATE, HostSource, find_host
+from rdagent_sota_patch.plugin.release import release_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OLDEST = (0, 8, 0)
+
+_HINT = "Use a supported release (docs/activation.md), or undo what was changed in its source (docs/hand-edits.md)."
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A function that the plugin calls, wraps or overrides.
+
+    Attributes:
+        name: ``Class.method``, or a function's name.
+        parameters: Those that are given, in order; further ones must be optional.
+        decorator: The one it must have.
+    """
+
+    file: str
+    name: str
+    parameters: tuple[str, ...]
+    decorator: str = ""
+
+
+_FACTOR = "components/coder/factor_coder/factor.py"
+_UTILS = "core/utils.py"
+_CACHE = "cache_with_pickle"
+_QLIB = "scenarios/qlib"
+
+_CLASSES = (
+    ("components/workflow/rd_loop.py", "RDLoop", "LoopBase"),
+    (f"{_QLIB}/developer/model_runner.py", "QlibModelRunner", "CachedRunner"),
+    (f"{_QLIB}/experiment/factor_experiment.py", "QlibFactorExperiment", "FactorExperiment"),
+    (f"{_QLIB}/experiment/model_experiment.py", "QlibModelExperiment", "ModelExperiment"),
+    (f"{_QLIB}/experiment/workspace.py", "QlibFBWorkspace", "FBWorkspace"),
+)
+"""File, class and the base that makes it what the plugin takes it for."""
+
+_FUNCTIONS = (
+    _Function("utils/workflow/loop.py", "LoopBase.run", ("self",)),
+    _Function("utils/workflow/loop.py", "LoopBase.dump", ("self", "path")),
+    _Function(_UTILS, _CACHE, ("hash_func", "post_process_func")),
+    _Function(f"{_QLIB}/developer/model_runner.py", "QlibModelRunner.develop", ("self", "exp"), _CACHE),
+    _Function(f"{_QLIB}/developer/factor_runner.py", "QlibFactorRunner.develop", ("self", "exp"), _CACHE),
+    _Function(f"{_QLIB}/developer/utils.py", "process_factor_data", ("exp_or_list",)),
+    _Function(
+        f"{_QLIB}/experiment/workspace.py", "QlibFBWorkspace.execute", ("self", "qlib_config_name", "run_env")
+    ),
+    _Function(
+        _FACTOR,
+        "FactorTask.__init__",
+        ("self", "factor_name", "factor_description", "factor_formulation"),
+    ),
+    _Function(_FACTOR, "FactorFBWorkspace.execute", ("self", "data_type")),
+    _Function(
+        "components/coder/CoSTEER/evaluators.py", "CoSTEERMultiFeedback.__init__", ("self", "feedback_list")
+    ),
+    _Function(
+        "core/experiment.py", "Experiment.__init__", ("self", "sub_tasks", "based_experiments", "hypothesis")
+    ),
+    _Function("core/experiment.py", "FBWorkspace.inject_files", ("self",)),
+    _Function(
+        "core/proposal.py",
+        "Hypothesis.__init__",
+        (
+            "self",
+            "hypothesis",
+            "reason",
+            "concise_reason",
+            "concise_observation",
+            "concise_justification",
+            "concise_knowledge",
+        ),
+    ),
+    _Function("core/experiment.py", "FBWorkspace.clear", ("self",)),
+)
+
+
+def require_known_host() -> None:
+    """Make sure that the plugin fits the RD-Agent of this Python.
+
+    Raises:
+        HostError: It does not; says all of what is otherwise.
+    """
+    if problems := check_host(find_host()):
+        raise HostError.of(problems)
+
+
+@functools.cache
+def check_host(host: HostSource) -> tuple[Problem, ...]:
+    """Everything in which ``host`` is not as the plugin needs it."""
+    return (*_age(host), *(Problem("host-changed", f"{host}: {what}", _HINT) for what in _changes(host)))
+
+
+def _age(host: HostSource) -> Iterator[Problem]:
+    if host.release is not None and host.release < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        yield Problem(
+            "host-too-old",
+            f"{host} is older than {oldest}. How such a release feeds its models and what its logs hold was never "
+            "tested, so that nothing would vouch for a model's features.",
+            f"pip install 'rdagent>={oldest}'",
+        )
+
+
+def _changes(host: HostSource) -> Iterator[str]:
+    missing = set()
+    for file, name, base in _CLASSES:
+        found = _find(host.parse(file), name)
+        if not isinstance(found, ast.ClassDef):
+            missing.add(name)
+            yield f"{file} has no class {name}."
+        elif base not in {_bare_name(node) for node in found.bases}:
+            yield f"{file}: {name} does not derive from {base}."
+    for expected in _FUNCTIONS:
+        if expected.name.partition(".")[0] not in missing:
+            yield from _function_changes(host, expected)
+    if not _keeps_wrapped(_find(host.parse(_UTILS), _CACHE)):
+        yield f"{_UTILS}: {_CACHE} does not use functools.wraps, so the bare develop cannot be reached."
+    runner = host.read(f"{_QLIB}/developer/model_runner.py")
+    for text in (CONFIG_NAME, TABLE_NAME):
+        if f'"{text}"' not in runner:
+            yield f"{_QLIB}/developer/model_runner.py does not name {text}."
+    yield from _template_changes(host)
+
+
+def _template_changes(host: HostSource) -> Iterator[str]:
+    template = host.read(MODEL_TEMPLATE)
+    for text in (f'"{TABLE_NAME}"', "{{ num_features }}"):
+        if text not in template:
+            yield f"{MODEL_TEMPLATE} does not hold {text}."
+    try:
+        release = release_of(host)
+        release.drop_alpha(template)
+        release.alpha_features()
+    except HostError as error:
+        yield error.problems[0].message
+        return
+    yield from release.changes()
+    workspace = f"{_QLIB}/experiment/workspace.py"
+    if f'"{release.returns_name}"' not in host.read(workspace):
+        yield f"{workspace} does not look for {release.returns_name}."
+
+
+def _function_changes(host: HostSource, expected: _Function) -> Iterator[str]:
+    found = _find(host.parse(expected.file), expected.name)
+    if not isinstance(found, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield f"{expected.file} has no {expected.name}."
+        return
+    arguments = found.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+    given = len(expected.parameters)
+    optional = len(arguments.defaults)
+    keywords_required = any(default is None for default in arguments.kw_defaults)
+    if tuple(names[:given]) != expected.parameters or len(names) - optional > given or keywords_required:
+        yield (
+            f"{expected.file}: {expected.name} takes ({', '.join(names)}), where "
+            f"({', '.join(expected.parameters)}) is expected, and the rest optional."
+        )
+    if expected.decorator and expected.decorator not in map(_bare_name, found.decorator_list):
+        yield f"{expected.file}: {expected.name} is not decorated with {expected.decorator}."
+
+
+def _find(tree: ast.AST | None, name: str) -> ast.AST | None:
+    """The class or function of that (dotted) name."""
+    for part in name.split("."):
+        body = getattr(tree, "body", [])
+        tree = next((node for node in body if getattr(node, "name", None) == part), None)
+    return tree
+
+
+def _keeps_wrapped(decorator: ast.AST | None) -> bool:
+    return decorator is not None and any(
+        _bare_name(used) == "wraps"
+        for node in ast.walk(decorator)
+        if isinstance(node, ast.FunctionDef)
+        for used in node.decorator_list
+    )
+
+
+def _bare_name(node: ast.expr) -> str:
+    """``Name`` in ``Name``, ``module.Name``, ``Name[…]`` and ``Name(…)``."""
+    if isinstance(node, ast.Call):
+        return _bare_name(node.func)
+    if isinstance(node, ast.Subscript):
+        return _bare_name(node.value)
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""

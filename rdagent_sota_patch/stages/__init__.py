@@ -1,0 +1,1 @@
+"""Factor stage and model stage as one run of real ``rdagent`` processes, which can be stopped and gone on with."""

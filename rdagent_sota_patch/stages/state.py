@@ -1,0 +1,172 @@
+"""What a run of both stages was asked for and how far it is: ``rdagent-sota-run.json`` in its folder."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rdagent_sota_patch import __version__
+from rdagent_sota_patch.atomic import write_text_atomically
+from rdagent_sota_patch.errors import SotaError
+
+STATE_NAME = "rdagent-sota-run.json"
+_SUFFIX = "-run"
+_Loops = Annotated[int, Field(ge=1)]
+
+
+class StageName(str, Enum):
+    """The two stages; each value is part of file names."""
+
+    FACTOR = "factor"
+    MODEL = "model"
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Plan(_Plain):
+    """What was asked.
+
+    Attributes:
+        factor_loops: Loops of the factor stage; None where ``factor_log`` stands in for it.
+        alpha: Whether Alpha features stand beside the SOTA factors.
+        factor_log: A finished factor run's log, or one of its snapshots, absolute.
+        duration: Time for the factor stage, as RD-Agent's ``--all-duration`` takes it.
+    """
+
+    factor_loops: _Loops | None
+    model_loops: _Loops
+    alpha: bool
+    factor_log: Path | None = None
+    duration: str | None = None
+
+
+class StageState(_Plain):
+    """How far a stage is.
+
+    Attributes:
+        log: Its log folder, absolute, fixed before RD-Agent is started; None until then.
+    """
+
+    log: Path | None = None
+    done: bool = False
+
+
+class RunState(_Plain):
+    """The whole file.
+
+    Attributes:
+        host: The machine it was written on, to say where the run is at home.
+        project: The folder it was started in: RD-Agent's ``.env``, cache and workspaces are there.
+    """
+
+    schema_version: Literal[1] = 1
+    written_by: str = f"rdagent-sota-patch {__version__}"
+    host: str
+    project: Path
+    plan: Plan
+    factor: StageState = StageState()
+    model: StageState = StageState()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.model.done
+
+    def stage(self, name: StageName) -> StageState:
+        """One of the two stages."""
+        return self.factor if name is StageName.FACTOR else self.model
+
+    def with_stage(self, name: StageName, state: StageState) -> RunState:
+        """The same with that stage's state in place of its own."""
+        return self.model_copy(update={name.value: state})
+
+
+def begin_run(plan: Plan, log_root: Path) -> Path:
+    """Make the folder of a new run, named by the time as RD-Agent's logs are, and write its state.
+
+    Raises:
+        SotaError: ``cannot-write``.
+    """
+    root = log_root.absolute()
+    name = datetime.now(timezone.utc).strftime("%Y-%m-%d_%H-%M-%S-%f")
+    folder = root / f"{name}{_SUFFIX}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SotaError(
+            "cannot-write", f"Cannot make {folder}: {error.strerror}.", "Name another folder with --log-root."
+        ) from error
+    write_state(folder, RunState(host=socket.gethostname(), project=Path.cwd(), plan=plan))
+    return folder
+
+
+def new_log(folder: Path, stage: StageName) -> Path:
+    """A log folder for a stage that begins: beside the run's folder, so that ``latest`` finds it."""
+    name = f"{folder.name.removesuffix(_SUFFIX)}-{stage.value}"
+    log, number = folder.parent / name, 1
+    while log.exists():
+        number += 1
+        log = folder.parent / f"{name}-{number}"
+    return log
+
+
+def output_file(folder: Path, stage: StageName) -> Path:
+    """Where everything goes that the stage's ``rdagent`` prints."""
+    return folder / f"{stage.value}.txt"
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Write the state in one step.
+
+    Raises:
+        SotaError: ``cannot-write``.
+    """
+    write_text_atomically(folder / STATE_NAME, state.model_dump_json(indent=2) + "\n")
+
+
+def read_state(folder: Path) -> RunState:
+    """Read a run's state.
+
+    Raises:
+        SotaError: ``not-a-run``: there is none, or not in a form that this version knows.
+    """
+    path = folder / STATE_NAME
+    hint = "Name the folder that rdagent-sota run said it works in; it ends in -run and lies beside the logs."
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise SotaError("not-a-run", f"{path} cannot be read: {error.strerror}.", hint) from None
+    try:
+        return RunState.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise SotaError(
+            "not-a-run",
+            f"{path} is not a state that rdagent-sota-patch {__version__} wrote: {place}: {first['msg']}.",
+            hint,
+        ) from None
+
+
+def find_unfinished(log_root: Path) -> Path:
+    """The folder of the newest run under ``log_root`` that is not done.
+
+    Raises:
+        SotaError: ``nothing-to-resume``, or ``not-a-run`` for a newer one that cannot be read.
+    """
+    found = sorted((path.parent for path in log_root.absolute().glob(f"*/{STATE_NAME}")), reverse=True)
+    for folder in found:
+        if not read_state(folder).done:
+            return folder
+    raise SotaError(
+        "nothing-to-resume",
+        f"None of the {len(found)} runs in {log_root.absolute()} is unfinished.",
+        "Name a run's folder after --resume, or --log-root; without --resume a new run begins.",
+    )

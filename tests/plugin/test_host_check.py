@@ -1,0 +1,148 @@
+"""The host's source held to what the plugin needs of it: the installed one, and copies with one thing changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pytest_mock import MockerFixture
+
+from rdagent_sota_patch.errors import HostError
+from rdagent_sota_patch.plugin import host_check
+from rdagent_sota_patch.plugin.host_check import check_host, require_known_host
+from rdagent_sota_patch.plugin.host_source import MODEL_TEMPLATE, HostSource, find_host
+
+QLIB = "scenarios/qlib"
+RUNNER = f"{QLIB}/developer/model_runner.py"
+
+
+@pytest.fixture(scope="module")
+def installed() -> HostSource:
+    pytest.importorskip("rdagent")
+    return find_host()
+
+
+@pytest.fixture
+def copy(installed: HostSource, tmp_path: Path) -> Path:
+    """A copy of the installed RD-Agent's source, as far as it is looked at."""
+    target = tmp_path / "rdagent"
+    for part in ("app/qlib_rd_loop", "components", "core", "scenarios/qlib", "utils"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(installed.folder / part, target / part, ignore=ignored)
+    return target
+
+
+def change(folder: Path, file: str, old: str, new: str) -> None:
+    path = folder / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_installed_release_is_known(installed: HostSource) -> None:
+    """The RD-Agent of this environment passes."""
+    assert check_host(installed) == ()
+    require_known_host()
+
+
+@pytest.mark.parametrize("version", ["2.3.0", "1.0.1.dev7+g1234567", "0.1.dev1+g1234567", ""])
+def test_release_nobody_has_heard_of(version: str, copy: Path) -> None:
+    """What counts is the source: a newer release, or a checkout of whatever number, passes if nothing has changed."""
+    assert check_host(HostSource(copy, version)) == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (RUNNER, "class QlibModelRunner(", "class QlibModelTrainer(", "no class QlibModelRunner"),
+        (RUNNER, "def develop(self, exp:", "def develop(self, exp, plan, x:", "takes (self, exp, plan, x)"),
+        (RUNNER, "@cache_with_pickle(", "@remembered(", "develop is not decorated with cache_with_pickle"),
+        (
+            RUNNER,
+            "conf_sota_factors_model.yaml",
+            "conf_mined.yaml",
+            "does not name conf_sota_factors_model.yaml",
+        ),
+        (
+            RUNNER,
+            "QlibModelRunner(CachedRunner[",
+            "QlibModelRunner(Runner[",
+            "does not derive from CachedRunner",
+        ),
+        ("core/utils.py", "@functools.wraps(func)", "", "does not use functools.wraps"),
+        (
+            "components/workflow/rd_loop.py",
+            "RDLoop(LoopBase,",
+            "RDLoop(Flow,",
+            "does not derive from LoopBase",
+        ),
+        (
+            "utils/workflow/loop.py",
+            "def dump(self, path:",
+            "def dump(self, where:",
+            "LoopBase.dump takes (self, where)",
+        ),
+        (
+            f"{QLIB}/experiment/workspace.py",
+            "qlib_config_name: str =",
+            "env=1, qlib_config_name: str =",
+            "(self, env, ",
+        ),
+        (f"{QLIB}/experiment/workspace.py", '"ret.p', '"returns.p', "does not look for ret.p"),
+        (
+            f"{QLIB}/developer/utils.py",
+            "def process_factor_data(",
+            "def process(",
+            "has no process_factor_data",
+        ),
+        (MODEL_TEMPLATE, "Alpha158DL", "Alpha360DL", "does not name its Alpha features as expected"),
+        (MODEL_TEMPLATE, "feature:", "features:", "names its Alpha features neither like"),
+        (MODEL_TEMPLATE, "{{ num_features }}", "20", "does not hold {{ num_features }}"),
+        (MODEL_TEMPLATE, "combined_factors_df.parquet", "mined.parquet", "does not hold"),
+    ],
+)
+def test_broken_assumption_is_named(file: str, old: str, new: str, said: str, copy: Path) -> None:
+    """One thing changed is one message, with the file and what is otherwise."""
+    change(copy, file, old, new)
+    (problem,) = check_host(HostSource(copy, "2.0.0"))
+    assert problem.slug == "host-changed"
+    assert said in problem.message
+    assert Path(file).name in problem.message
+    assert "2.0.0" in problem.message
+    assert problem.hint
+
+
+def test_every_change_is_told(copy: Path) -> None:
+    """A source with two changes gives both, and the run is stopped with both."""
+    change(copy, "core/utils.py", "@functools.wraps(func)", "")
+    change(copy, f"{QLIB}/developer/utils.py", "def process_factor_data(", "def process(")
+    assert len(check_host(HostSource(copy, "2.0.0"))) == 2
+
+
+def test_another_package_of_that_name(tmp_path: Path) -> None:
+    """A folder that has nothing of RD-Agent is told as such, without a traceback."""
+    problems = check_host(HostSource(tmp_path, "3.0"))
+    assert len(problems) > 10
+    assert {problem.slug for problem in problems} == {"host-changed"}
+
+
+def test_source_of_a_newer_python(copy: Path) -> None:
+    """A file that this Python cannot parse counts as one without what is looked for."""
+    (copy / RUNNER).write_text("def (:", encoding="utf-8")
+    assert any("no class QlibModelRunner" in problem.message for problem in check_host(HostSource(copy, "9")))
+
+
+@pytest.mark.parametrize("version", ["0.7.0", "0.4.1", "0.7"])
+def test_too_old(version: str, copy: Path, mocker: MockerFixture) -> None:
+    """A release below 0.8.0 is refused even where its source looks right, and the reason is given."""
+    mocker.patch.object(host_check, "find_host", return_value=HostSource(copy, version))
+    with pytest.raises(HostError, match="host-too-old") as caught:
+        require_known_host()
+    assert f"RD-Agent {version}" in str(caught.value) and "never tested" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["0.8.0", "0.8.1", "1.0.0", "1.0.0rc1", "10.0"])
+def test_not_too_old(version: str, copy: Path) -> None:
+    """Numbers are compared as numbers."""
+    assert check_host(HostSource(copy, version)) == ()
