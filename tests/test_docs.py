@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import shutil
+import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,14 @@ PACKAGE = PROJECT / "rdagent_sota_patch"
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 GUIDE = (PROJECT / "docs" / "guide.md").read_text(encoding="utf-8")
 MESSAGES = (PROJECT / "docs" / "messages.md").read_text(encoding="utf-8")
-PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
+SETUPS = (PROJECT / "docs" / "setups.md").read_text(encoding="utf-8")
+PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+
+TRANSLATIONS = {
+    PROJECT / page: PROJECT / "docs" / "zh" / Path(page).name
+    for page in ("README.md", "docs/guide.md", "docs/setups.md")
+}
+"""Each page that is there in Chinese, and where."""
 
 CARRIERS = {name for name, value in vars(errors).items() if isinstance(value, type)} - {"Path"}
 """``Problem``, ``SotaError`` and its subclasses: what carries a slug as its first argument."""
@@ -43,10 +54,18 @@ def raised_slugs() -> dict[str, str]:
     return found
 
 
+def code_blocks(page: str) -> list[str]:
+    return re.findall(r"^```.*?^```", page, re.DOTALL | re.MULTILINE)
+
+
+def prose(page: str) -> str:
+    """The page with its code blocks left out."""
+    return re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+
+
 def headings(page: str) -> list[str]:
     """Second- and third-level headings, code blocks left out."""
-    text = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
-    return re.findall(r"^#{2,3} (.+?)\s*$", text, re.MULTILINE)
+    return re.findall(r"^#{2,3} (.+?)\s*$", prose(page), re.MULTILINE)
 
 
 def documented_slugs() -> list[str]:
@@ -170,16 +189,12 @@ def test_ci_uses_targets_that_exist() -> None:
     assert set(used) <= set(targets)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_resolve(page: Path) -> None:
     """Every relative link leads to a file of the project, and to a heading if it names one."""
     text = page.read_text(encoding="utf-8")
     broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if re.match(r"[a-z]+:", link):
-            continue
-        place, _, anchor = link.partition("#")
-        target = (page.parent / place).resolve() if place else page
+    for link, target, anchor in relative_links(page, text):
         anchors = (
             {anchor_of(heading) for heading in headings(target.read_text(encoding="utf-8"))}
             if target.is_file() and anchor
@@ -188,6 +203,14 @@ def test_links_resolve(page: Path) -> None:
         if not target.is_relative_to(PROJECT) or not target.exists() or anchor not in anchors:
             broken.append(link)
     assert broken == []
+
+
+def relative_links(page: Path, text: str) -> Iterator[tuple[str, Path, str]]:
+    """Each link into the project as it is written, the file it leads to, and the heading it names, if any."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", link):
+            place, _, anchor = link.partition("#")
+            yield link, (page.parent / place).resolve() if place else page, anchor
 
 
 def anchor_of(heading: str) -> str:
@@ -200,3 +223,96 @@ def test_changelog_and_readme_name_this_version() -> None:
     changelog = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## {__version__} " in changelog or "## Unreleased" in changelog
     assert f"Version {__version__};" in README
+
+
+def inline_code(page: str) -> set[str]:
+    """What stands between backticks: settings, commands, options, file names."""
+    return {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))}
+
+
+def shape(page: str) -> dict[str, int]:
+    """How many headings of each level there are, and how many list items and table rows."""
+    return Counter(re.findall(r"^(#+|-|\d+\.|\|)(?=[ -])", prose(page), re.MULTILINE))
+
+
+def destinations(page: Path) -> list[tuple[Path, str | bool]]:
+    """Where the page's links lead, the same for an original and its translation."""
+    originals = {translation: original for original, translation in TRANSLATIONS.items()}
+    text = prose(page.read_text(encoding="utf-8"))
+    inside = []
+    for _, target, anchor in relative_links(page, text):
+        original = originals.get(target, target)
+        # A translated heading has another anchor; that it exists is checked with all links.
+        inside.append((original, bool(anchor) if original in TRANSLATIONS else anchor))
+    outside = [(Path(url), "") for url in re.findall(r"\]\((https?:[^)\s]+)\)", text)]
+    return sorted([*inside, *outside], key=str)
+
+
+@pytest.mark.parametrize("original", TRANSLATIONS, ids=lambda page: page.stem)
+def test_translation_says_to_type_the_same(original: Path) -> None:
+    """Code blocks are the original's to the byte, and prose names the same settings, commands and options."""
+    english, chinese = (page.read_text(encoding="utf-8") for page in (original, TRANSLATIONS[original]))
+    assert code_blocks(chinese) == code_blocks(english)
+    assert inline_code(chinese) == inline_code(english)
+
+
+@pytest.mark.parametrize("original", TRANSLATIONS, ids=lambda page: page.stem)
+def test_translation_is_complete(original: Path) -> None:
+    """The translation has the original's headings, list items, table rows and links, and is in Chinese."""
+    english, chinese = (page.read_text(encoding="utf-8") for page in (original, TRANSLATIONS[original]))
+    assert shape(chinese) == shape(english)
+    assert destinations(TRANSLATIONS[original]) == destinations(original)
+    untranslated = [
+        heading
+        for heading in headings(chinese)
+        if not re.search(r"[\u4e00-\u9fff]", heading) and heading not in headings(english)
+    ]
+    assert untranslated == []
+    assert len(re.findall(r"[\u4e00-\u9fff]", prose(chinese))) > len(prose(english).split())
+
+
+@pytest.mark.parametrize("original", TRANSLATIONS, ids=lambda page: page.stem)
+def test_languages_link_to_each_other(original: Path) -> None:
+    """Below the title, each page names the other language's."""
+    for page, label, other in (
+        (original, "简体中文", TRANSLATIONS[original]),
+        (TRANSLATIONS[original], "English", original),
+    ):
+        below_title = page.read_text(encoding="utf-8").split("\n\n")[1]
+        ((_, target, _),) = relative_links(page, below_title)
+        assert (below_title.startswith(f"[{label}]("), target) == (True, other), page
+
+
+def test_setups_are_linked_and_proven() -> None:
+    """The README leads to the page, and each of its sections ends in the command that shows that it works."""
+    assert "(docs/setups.md)" in README.split("\n## Read on\n", 1)[1]
+    for section in SETUPS.split("\n## ")[1:]:
+        title = section.splitlines()[0]
+        assert section.rstrip().endswith("```"), title
+        assert "rdagent-sota doctor" in code_blocks(section)[-1], title
+
+
+def test_edit_for_docker_fits_the_installed_release(tmp_path: Path) -> None:
+    """The two lines of RD-Agent that docs/setups.md changes are there, and the command changes just these."""
+    spec = importlib.util.find_spec("rdagent")
+    assert spec is not None and spec.submodule_search_locations
+    name = "components/coder/model_coder/conf.py"
+    copy = tmp_path / name
+    copy.parent.mkdir(parents=True)
+    shutil.copy(Path(spec.submodule_search_locations[0]) / name, copy)
+    before = copy.read_text(encoding="utf-8").splitlines()
+
+    (block,) = [block for block in code_blocks(SETUPS) if "sed -i.orig" in block]
+    command = block[block.index("sed -i.orig") : block.rindex("```")]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+
+    text = copy.read_text(encoding="utf-8")
+    compile(text, name, "exec")
+    changed = [
+        (old.strip(), new.strip()) for old, new in zip(before, text.splitlines(), strict=True) if old != new
+    ]
+    assert changed == [
+        ("env = QTDockerEnv()", "env = QTDockerEnv(conf=QTDockerEnv().conf.model_copy(deep=True))"),
+        ("env.conf.extra_volumes = extra_volumes.copy()", "env.conf.extra_volumes.update(extra_volumes)"),
+    ]
+    assert copy.with_name("conf.py.orig").read_text(encoding="utf-8").splitlines() == before

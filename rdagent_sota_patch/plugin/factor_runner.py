@@ -156,10 +156,8 @@ def _on_top_of(exp: Any, sota: ActiveSota) -> Iterator[None]:
     def execute_counted(*args: Any, **kwargs: Any) -> Any:
         # Upstream adds the two counts up, although a mined factor replaces the Alpha feature of its name.
         if "num_features" in kwargs.get("run_env", {}):
-            base = (
-                exp.base_features if hasattr(exp, "base_features") else installed_release().alpha_features()
-            )
-            features = combine_features(base, read_names(workspace.workspace_path / TABLE_NAME), True)
+            names = read_names(workspace.workspace_path / TABLE_NAME)
+            features = combine_features(installed_release().features_of(exp), names, True)
             kwargs["run_env"] = {**kwargs["run_env"], "num_features": features.count}
         return execute(*args, **kwargs)
 

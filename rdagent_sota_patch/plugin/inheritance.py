@@ -15,8 +15,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from rdagent.components.coder.CoSTEER.evaluators import CoSTEERMultiFeedback
 from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
 from rdagent.core.proposal import Hypothesis, HypothesisFeedback
 from rdagent.log import rdagent_logger as logger
@@ -24,11 +22,13 @@ from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperi
 
 from rdagent_sota_patch.errors import Problem
 from rdagent_sota_patch.plugin.rebuildable import is_trusted
-from rdagent_sota_patch.plugin.synthetic import coder_verdict
+from rdagent_sota_patch.plugin.synthetic import coder_feedback, metrics_series
 from rdagent_sota_patch.sessions.records import ExperimentKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import pandas as pd
 
     from rdagent_sota_patch.factors.sources import Source
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Factor, Session
@@ -65,8 +65,7 @@ def without_inherited(experiments: Iterable[Any]) -> list[Any]:
 
 def complete_result(metrics: Mapping[str, float]) -> pd.Series[float]:
     """Metrics as a runner leaves them in ``exp.result``, with NaN for those that RD-Agent relies on."""
-    complete = {**dict.fromkeys(_EXPECTED_METRICS, math.nan), **metrics}
-    return pd.Series(list(complete.values()), index=list(complete), dtype=float)
+    return metrics_series({**dict.fromkeys(_EXPECTED_METRICS, math.nan), **metrics})
 
 
 def inherit_history(loop: Any, source: Source, *, quant: bool) -> None:
@@ -143,8 +142,8 @@ class _Restorer:
         experiment.sub_workspace_list = [
             self._workspace(task, factor) for task, factor in zip(tasks, record.factors, strict=True)
         ]
-        experiment.prop_dev_feedback = CoSTEERMultiFeedback(
-            [coder_verdict(factor.implemented and self._with_code) for factor in record.factors]
+        experiment.prop_dev_feedback = coder_feedback(
+            factor.implemented and self._with_code for factor in record.factors
         )
         experiment.based_experiments = [self.experiment(other) for other in record.based_on]
         experiment.stdout = record.stdout

@@ -27,7 +27,7 @@ from rdagent_sota_patch.factors.sources import TABLE_NAME, Source
 from rdagent_sota_patch.plugin.host import factor_data_folder, table_store
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.plugin.synthetic import (
-    accepted_by_coder,
+    coder_feedback,
     make_hypothesis,
     make_placeholder,
     metrics_series,
@@ -126,7 +126,7 @@ def _restore(
         hypothesis=make_hypothesis(f"the factors of loop {record.loop}"),
     )
     experiment.sub_workspace_list = workspaces
-    experiment.prop_dev_feedback = accepted_by_coder(len(workspaces))
+    experiment.prop_dev_feedback = coder_feedback(True for _ in workspaces)
     experiment.base_features = dict(record.base_features)
     experiment.base_feature_codes = dict(record.base_feature_codes)
     experiment.result = metrics_series(record.metrics)

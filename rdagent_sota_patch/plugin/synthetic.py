@@ -17,7 +17,7 @@ from rdagent.core.proposal import Hypothesis
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from rdagent_sota_patch.plugin.active import ActiveSota
 
@@ -51,12 +51,12 @@ class SotaFactorWorkspace(FactorFBWorkspace):
         return self.FB_EXECUTION_SUCCEEDED + self.FB_OUTPUT_FILE_FOUND, frame
 
 
-def accepted_by_coder(count: int) -> CoSTEERMultiFeedback:
-    """The coder's feedback that accepts ``count`` implementations; only its truth is looked at."""
+def coder_feedback(accepted: Iterable[bool]) -> CoSTEERMultiFeedback:
+    """The coder's feedback on implementations; only the truth of each is looked at."""
     return CoSTEERMultiFeedback(
         [
-            CoSTEERSingleFeedback(execution="", return_checking=None, code="", final_decision=True)
-            for _ in range(count)
+            CoSTEERSingleFeedback(execution="", return_checking=None, code="", final_decision=decision)
+            for decision in accepted
         ]
     )
 
@@ -74,9 +74,13 @@ def make_hypothesis(text: str) -> Hypothesis:
 
 
 def metrics_series(metrics: Mapping[str, float]) -> pd.Series[float]:
-    """Metrics as a runner leaves them in ``exp.result``; NaN where none are known."""
+    """Metrics as a runner leaves them in ``exp.result``; NaN where none are known.
+
+    Named like the one column of ``qlib_res.csv``, by which ``process_results`` looks for it
+    (``rdagent/scenarios/qlib/developer/feedback.py``).
+    """
     known = metrics or UNKNOWN_METRICS
-    return pd.Series(list(known.values()), index=list(known), dtype=float)
+    return pd.Series(list(known.values()), index=list(known), dtype=float, name="0")
 
 
 def make_placeholder(metrics: Mapping[str, float]) -> QlibFactorExperiment:
@@ -100,6 +104,6 @@ def make_sota_experiment(sota: ActiveSota, whole: bool) -> QlibFactorExperiment:
     )
     experiment = QlibFactorExperiment(sub_tasks=[task], hypothesis=make_hypothesis(task.factor_description))
     experiment.sub_workspace_list = [SotaFactorWorkspace(task, sota, whole)]
-    experiment.prop_dev_feedback = accepted_by_coder(1)
+    experiment.prop_dev_feedback = coder_feedback([True])
     experiment.result = metrics_series(sota.source.metrics)
     return experiment

@@ -100,6 +100,23 @@ def make_quant(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     return make_run(sandbox, "fin_quant", "quant", 2, settings)
 
 
+def make_informed(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
+    """A model stage that inherits the factor stage's history."""
+    return make_run(sandbox, "fin_model", "informed", 1, from_log(factor_stage(), SOTA_INHERIT_TRACE="true"))
+
+
+def make_quant_on_top(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
+    """``fin_quant`` whose factor loops are accepted, too: factor, model, factor."""
+    settings = from_log(factor_stage(), QLIB_QUANT_ACTION_SELECTION="llm", USE_ALPHA_FACTORS="true")
+    return make_run(sandbox, "fin_quant", "quant-on-top", 3, settings, Screenplay(accept_factors=True))
+
+
+def make_quant_informed(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
+    """``fin_quant`` that inherits the history: three trials are before it, so its first action is a model."""
+    settings = from_log(factor_stage(), QLIB_QUANT_ACTION_SELECTION="llm", SOTA_INHERIT_TRACE="true")
+    return make_run(sandbox, "fin_quant", "quant-informed", 2, settings, Screenplay(accept_factors=True))
+
+
 # In the order in which they are begun: the first needs no factors, and runs beside the factor stage.
 STAGES: dict[str, Callable[[Sandbox, FactorStage], RealRun]] = {
     "off": make_off,
@@ -108,6 +125,9 @@ STAGES: dict[str, Callable[[Sandbox, FactorStage], RealRun]] = {
     "time_series": make_time_series,
     "parallel": make_parallel,
     "quant": make_quant,
+    "informed": make_informed,
+    "quant_on_top": make_quant_on_top,
+    "quant_informed": make_quant_informed,
 }
 
 
@@ -150,3 +170,5 @@ def _stage_fixture(stage: str) -> Callable[..., RealRun]:
 
 off, both, alone = _stage_fixture("off"), _stage_fixture("both"), _stage_fixture("alone")
 time_series, parallel, quant = (_stage_fixture(name) for name in ("time_series", "parallel", "quant"))
+informed, quant_on_top = _stage_fixture("informed"), _stage_fixture("quant_on_top")
+quant_informed = _stage_fixture("quant_informed")

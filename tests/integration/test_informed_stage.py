@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from rdagent_sota_patch.demo.llm import ChatRecord
-from rdagent_sota_patch.demo.replies import Screenplay
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import source_of
@@ -98,33 +97,6 @@ def prompts(sandbox: Sandbox, run: RealRun, sentence: str) -> list[ChatRecord]:
         if record.run == run.result.log.name
         and (sentence in record.prompt.system or sentence in record.prompt.user)
     ]
-
-
-@pytest.fixture(scope="module")
-def informed(sandbox: Sandbox, factor_run: RealRun) -> RealRun:
-    """A model stage that inherits the factor stage's history."""
-    result = sandbox.run(
-        "fin_model",
-        loops=1,
-        name="informed",
-        environment=from_log(
-            factor_run, SOTA_INHERIT_TRACE="true", PICKLE_CACHE_FOLDER_PATH_STR="cache-informed"
-        ),
-    )
-    return RealRun(result, sandbox.session(result.log))
-
-
-@pytest.fixture(scope="module")
-def quant(sandbox: Sandbox, factor_run: RealRun) -> RealRun:
-    """fin_quant from the SOTA factors: a factor loop that is accepted, a model, another factor loop."""
-    result = sandbox.run(
-        "fin_quant",
-        loops=3,
-        name="quant-on-top",
-        environment=from_log(factor_run, QLIB_QUANT_ACTION_SELECTION="llm", USE_ALPHA_FACTORS="true"),
-        screenplay=Screenplay(accept_factors=True),
-    )
-    return RealRun(result, sandbox.session(result.log))
 
 
 @pytest.mark.parametrize("sentence", [PROPOSAL, EXPERIMENT, CODE, FEEDBACK])
@@ -250,9 +222,7 @@ def test_resumed_run_keeps_its_history(sandbox: Sandbox, informed: RealRun, fact
         loops=2,
         name="informed",
         resume=informed.result.log / "__session__",
-        environment=from_log(
-            factor_run, SOTA_INHERIT_TRACE="true", PICKLE_CACHE_FOLDER_PATH_STR="cache-informed"
-        ),
+        environment=from_log(factor_run, SOTA_INHERIT_TRACE="true", **informed.cache),
     )
     session = sandbox.session(result.log)
     assert [record.loop for record in session.experiments] == [-4, -3, -2, 0, 1]
@@ -260,9 +230,11 @@ def test_resumed_run_keeps_its_history(sandbox: Sandbox, informed: RealRun, fact
     assert source_of(session).table == table_of(factor_run)
 
 
-def test_quant_factors_join_the_sota_table(sandbox: Sandbox, quant: RealRun, factor_run: RealRun) -> None:
+def test_quant_factors_join_the_sota_table(
+    sandbox: Sandbox, quant_on_top: RealRun, factor_run: RealRun
+) -> None:
     """The factor loops' tables hold the SOTA factors and what this run accepted, each once."""
-    first, model, last = quant.session.experiments
+    first, model, last = quant_on_top.session.experiments
     assert [record.kind.value for record in (first, model, last)] == ["factor", "model", "factor"]
     own = {factor.name for factor in first.factors}
     assert not own & MINED
@@ -273,55 +245,47 @@ def test_quant_factors_join_the_sota_table(sandbox: Sandbox, quant: RealRun, fac
 
 
 def test_quant_factors_are_judged_against_the_sota(
-    sandbox: Sandbox, quant: RealRun, factor_run: RealRun
+    sandbox: Sandbox, quant_on_top: RealRun, factor_run: RealRun
 ) -> None:
     """The first feedback compares with the factor run's result, and the proposal names its factors."""
     sota = factor_run.session.sota
     assert sota is not None
-    feedback = prompts(sandbox, quant, "Current Result is")[0].prompt.user
-    assert f"IC of Current Result is {quant.session.experiments[0].metrics['IC']:.6f}, " in feedback
+    feedback = prompts(sandbox, quant_on_top, "Current Result is")[0].prompt.user
+    assert f"IC of Current Result is {quant_on_top.session.experiments[0].metrics['IC']:.6f}, " in feedback
     assert f"of SOTA Result is {sota.metrics['IC']:.6f}" in feedback
-    proposal = prompts(sandbox, quant, PROPOSAL)[0].prompt.system
+    proposal = prompts(sandbox, quant_on_top, PROPOSAL)[0].prompt.system
     assert "The SOTA factors that there are already:" in proposal
     assert all(f"- {name}: " in proposal for name in MINED)
 
 
-def test_quant_model_counts_nothing_twice(sandbox: Sandbox, quant: RealRun) -> None:
+def test_quant_model_counts_nothing_twice(sandbox: Sandbox, quant_on_top: RealRun) -> None:
     """After an accepted factor loop, a model sees 20 Alpha features, 3 SOTA factors and the new one."""
-    trained = look_at_training(sandbox, quant.session, 1)
+    trained = look_at_training(sandbox, quant_on_top.session, 1)
     assert trained.num_features == trained.input_size == len(set(trained.fitted)) == 24
 
 
-def test_quant_log_is_a_source(quant: RealRun) -> None:
+def test_quant_log_is_a_source(quant_on_top: RealRun) -> None:
     """The set that fin_quant ends with is found as any other, with the origin of every factor."""
-    source = source_of(quant.session)
+    source = source_of(quant_on_top.session)
     assert source.table is not None
     described = source.describe_factors(read_names(source.table))
     assert len(described) == 5
     assert all(origin.formulation and origin.code for origin in described)
 
 
-def test_user_interfaces_show_a_quant_log(sandbox: Sandbox, quant: RealRun) -> None:
+def test_user_interfaces_show_a_quant_log(sandbox: Sandbox, quant_on_top: RealRun) -> None:
     """Both load it, three rounds."""
-    shown = show(sandbox, quant.result.log)
+    shown = show(sandbox, quant_on_top.result.log)
     assert (shown.scenario, shown.rounds) == ("QlibQuantScenario", 3)
     assert [name for name, _ in shown.metrics] == ["Baseline", "Round 1", "Round 2", "Round 3"]
 
 
-def test_quant_with_a_history(sandbox: Sandbox, factor_run: RealRun) -> None:
+def test_quant_with_a_history(sandbox: Sandbox, quant_informed: RealRun) -> None:
     """fin_quant, too, can start with the history: its hypotheses have the action that it asks them for."""
-    result = sandbox.run(
-        "fin_quant",
-        loops=2,
-        name="quant-informed",
-        environment=from_log(factor_run, QLIB_QUANT_ACTION_SELECTION="llm", SOTA_INHERIT_TRACE="true"),
-        screenplay=Screenplay(accept_factors=True),
-    )
-    run = RealRun(result, sandbox.session(result.log))
-    # Three trials before it: the script's next action is a model.
-    assert [record.kind.value for record in run.session.experiments] == ["factor"] * 3 + ["model", "factor"]
-    assert look_at_training(sandbox, run.session, 3).num_features == 3
-    last = run.session.experiments[-1]
+    session = quant_informed.session
+    assert [record.kind.value for record in session.experiments] == ["factor"] * 3 + ["model", "factor"]
+    assert look_at_training(sandbox, session, 3).num_features == 3
+    last = session.experiments[-1]
     table = Path(str(last.workspace)) / "combined_factors_df.parquet"
     assert sorted(read_names(table)) == sorted(MINED | {factor.name for factor in last.factors})
-    assert show(sandbox, run.result.log).rounds == 2
+    assert show(sandbox, quant_informed.result.log).rounds == 2

@@ -74,7 +74,7 @@ def make_factors(make_experiment: Factory, table: Path, monkeypatch: pytest.Monk
     from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
     from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
-    from rdagent_sota_patch.plugin.synthetic import accepted_by_coder, make_hypothesis
+    from rdagent_sota_patch.plugin.synthetic import coder_feedback, make_hypothesis
 
     def execute(self: Any, data_type: str = "Debug") -> tuple[str, pd.DataFrame]:
         index = pd.read_parquet(table).index
@@ -91,7 +91,7 @@ def make_factors(make_experiment: Factory, table: Path, monkeypatch: pytest.Monk
         tasks = [FactorTask(name, f"about {name}", "x") for name in names]
         experiment = QlibFactorExperiment(tasks, hypothesis=make_hypothesis(f"{names} work"))
         experiment.sub_workspace_list = [FactorFBWorkspace(target_task=task) for task in tasks]
-        experiment.prop_dev_feedback = accepted_by_coder(len(tasks))
+        experiment.prop_dev_feedback = coder_feedback(True for _ in tasks)
         experiment.base_features = {"KLEN": "$high-$low", "ROC60": "Ref($close, 60)/$close"}
         experiment.based_experiments = [QlibFactorExperiment(sub_tasks=[]), *based]
         return experiment
