@@ -38,8 +38,13 @@ $(OLD_INSTALLED): pyproject.toml patches/startup.pth.in $(OLD_NEEDS)
 demo: $(INSTALLED) ## factor stage, then the model stage three ways, offline, and one table
 	$(BIN)/rdagent-sota demo
 
+# Two halves side by side, since the real programs wait a good deal: theirs is shown, the other half printed afterwards.
 test: $(INSTALLED) ## all tests, those that run the real rdagent and Qlib included
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m 'not real' >$(VENV)/tests.txt 2>&1 & others=$$!; \
+	trap "kill $$others 2>/dev/null" EXIT; \
+	$(BIN)/python -m pytest -m real; real=$$?; \
+	wait $$others; others=$$?; cat $(VENV)/tests.txt; \
+	exit $$((real | others))
 
 test-fast: $(INSTALLED) ## the tests that do not run rdagent
 	$(BIN)/python -m pytest -m 'not real'

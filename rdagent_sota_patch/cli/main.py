@@ -11,6 +11,7 @@ from dotenv import load_dotenv
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli.output import JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
+from rdagent_sota_patch.errors import SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +34,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
+@reports_errors
 def main(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
@@ -40,7 +42,14 @@ def main(
 ) -> None:
     """SOTA factors of one RD-Agent run inside the next."""
     # As `rdagent` itself does (rdagent/app/cli.py), so that both see the same dates, folders and keys.
-    load_dotenv(".env")
+    try:
+        load_dotenv(".env")
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            "bad-setting",
+            f"{Path('.env').absolute()} is not UTF-8: {error}.",
+            "Save it as UTF-8. Windows PowerShell 5 writes UTF-16 with `>`; `rdagent` cannot read that either.",
+        ) from None
 
 
 @app.command()

@@ -20,7 +20,7 @@ _MARKET = re.compile(r"^market: &market (\S+)\s*$", re.MULTILINE)
 def check_market(table: FactorTable) -> list[Problem]:
     """Whether the table and the market share an instrument.
 
-    Nothing is said where the market's list is not at hand, as with Docker, whose data lies in the container.
+    Nothing is said where the market's list is not at hand: a back-test in a container may have data of its own.
     """
     file = _instruments_file()
     if file is None or not file.is_file():

@@ -205,6 +205,14 @@ def test_doctor_reads_dotenv(log: Path, tmp_path: Path) -> None:
     assert json.loads(run("doctor", "--json").stdout)["source"]["kind"] == "workspace"
 
 
+def test_dotenv_of_another_encoding_is_told(log: Path) -> None:
+    """A ``.env`` that is not UTF-8 is a problem with a next step, not a traceback."""
+    Path(".env").write_text("USE_ALPHA_FACTORS=true\n", encoding="utf-16")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "is not UTF-8" in result.stderr and "[bad-setting]" in result.stderr
+
+
 def test_doctor_on_a_table_of_other_dates(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Factors that have no day of a segment are a problem before the run, not after it."""
     write_table(tmp_path / "w")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rdagent_sota_patch.demo.llm import ChatRecord
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import source_of
+from rdagent_sota_patch.plugin.release import installed_release
 from tests.integration.conftest import RealRun, from_log, table_of
 from tests.integration.evidence import (
     global_names,
@@ -24,6 +26,8 @@ from tests.integration.evidence import (
 )
 
 pytestmark = pytest.mark.real
+
+PROMPTS = Path(__file__).resolve().parents[2] / "docs" / "prompts"
 
 MINED = {"OvernightGap10", "SkippedMomentum60", "GapVolumeCorr20"}
 HEADING = "The features that the model is fed:"
@@ -138,6 +142,27 @@ def test_without_a_source_prompts_are_as_before(sandbox: Sandbox, off: RealRun, 
     order = text.index("lexicographic by name", start)
     end = text.index("\n", order) + 1
     assert text[:start] + text[end:] == plain
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_prompts_in_the_documents_are_the_real_ones(
+    sandbox: Sandbox, off: RealRun, both: RealRun, tmp_path: Path, moment: str
+) -> None:
+    """docs/prompts shows what the LLM really received, save for measured numbers."""
+    if installed_release().name != "1.0.0":
+        pytest.skip("the page shows the newest release's prompts")
+    run = {"before": off, "after": both}[moment]
+    received = tmp_path / f"model-stage-{moment}.txt"
+    received.write_text(prompts(sandbox, run, PROPOSAL)[0].prompt.system, encoding="utf-8")
+    shown = PROMPTS / received.name
+    assert without_measurements(shown.read_text(encoding="utf-8")) == without_measurements(
+        received.read_text(encoding="utf-8")
+    ), f"if that is meant: cp {received} {shown}"
+
+
+def without_measurements(text: str) -> str:
+    """Metrics may differ in the last digits between kinds of processors."""
+    return re.sub(r"-?\d\.\d{4,}", "#", text)
 
 
 def test_history_is_inherited_in_order(informed: RealRun, factor_run: RealRun) -> None:
