@@ -91,7 +91,16 @@ _FUNCTIONS = (
         ),
     ),
     _Function("core/experiment.py", "FBWorkspace.clear", ("self",)),
+    _Function(
+        f"{_QLIB}/experiment/model_experiment.py", "QlibModelScenario.get_scenario_all_desc", ("self",)
+    ),
+    _Function(
+        f"{_QLIB}/experiment/quant_experiment.py", "QlibQuantScenario.get_scenario_all_desc", ("self",)
+    ),
 )
+
+_HISTORY = ("self.hist", "self.dag_parent", "self.idx2loop_id", "NEW_ROOT")
+"""What ``Trace`` keeps a run's history in (``core/proposal.py``), for ``SOTA_INHERIT_TRACE``."""
 
 
 def require_known_host() -> None:
@@ -135,6 +144,10 @@ def _changes(host: HostSource) -> Iterator[str]:
             yield from _function_changes(host, expected)
     if not _keeps_wrapped(_find(host.parse(_UTILS), _CACHE)):
         yield f"{_UTILS}: {_CACHE} does not use functools.wraps, so the bare develop cannot be reached."
+    proposal = host.read("core/proposal.py")
+    for text in _HISTORY:
+        if f"{text}:" not in proposal:
+            yield f"core/proposal.py: Trace does not keep {text.removeprefix('self.')}."
     runner = host.read(f"{_QLIB}/developer/model_runner.py")
     for text in (CONFIG_NAME, TABLE_NAME):
         if f'"{text}"' not in runner:

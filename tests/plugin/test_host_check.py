@@ -55,6 +55,13 @@ def test_release_nobody_has_heard_of(version: str, copy: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
+        ("core/proposal.py", "self.dag_parent:", "self.parents:", "Trace does not keep dag_parent"),
+        (
+            f"{QLIB}/experiment/model_experiment.py",
+            "def get_scenario_all_desc(",
+            "def describe(",
+            "has no QlibModelScenario.get_scenario_all_desc",
+        ),
         (RUNNER, "class QlibModelRunner(", "class QlibModelTrainer(", "no class QlibModelRunner"),
         (RUNNER, "def develop(self, exp:", "def develop(self, exp, plan, x:", "takes (self, exp, plan, x)"),
         (RUNNER, "@cache_with_pickle(", "@remembered(", "develop is not decorated with cache_with_pickle"),
