@@ -12,7 +12,7 @@ OLD_NEEDS := tests/integration/requirements-0.8.0.txt
 RELEASES ?= 1.0.0 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-matrix $(RELEASES:%=test-on-%) lint types bench wheel ci clean
+.PHONY: help demo test test-real test-others test-fast test-matrix $(RELEASES:%=test-on-%) lint types bench wheel ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,13 +38,15 @@ $(OLD_INSTALLED): pyproject.toml patches/startup.pth.in $(OLD_NEEDS)
 demo: $(INSTALLED) ## factor stage, then the model stage three ways, offline, and one table
 	$(BIN)/rdagent-sota demo
 
-# Two halves side by side, since the real programs wait a good deal: theirs is shown, the other half printed afterwards.
+# Two halves side by side, since the real programs wait a good deal. The shorter one says what it has to say at its end.
 test: $(INSTALLED) ## all tests, those that run the real rdagent and Qlib included
-	@$(BIN)/python -m pytest -m 'not real' >$(VENV)/tests.txt 2>&1 & others=$$!; \
-	trap "kill $$others 2>/dev/null" EXIT; \
-	$(BIN)/python -m pytest -m real; real=$$?; \
-	wait $$others; others=$$?; cat $(VENV)/tests.txt; \
-	exit $$((real | others))
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-real test-others
+
+test-real: $(INSTALLED)
+	$(BIN)/python -m pytest -m real
+
+test-others: $(INSTALLED)
+	@$(BIN)/python -m pytest -m 'not real' >$(VENV)/tests.txt 2>&1; code=$$?; cat $(VENV)/tests.txt; exit $$code
 
 test-fast: $(INSTALLED) ## the tests that do not run rdagent
 	$(BIN)/python -m pytest -m 'not real'

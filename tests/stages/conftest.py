@@ -123,6 +123,8 @@ def begin(factor_loops: int | None = 3, model_loops: int = 2, **more: Any) -> Pa
 def started(standin: Standin, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """``rdagent-sota run`` as a process of its own, in a group of its own, with the stand-in, until it hangs."""
     code = (
+        # As at a terminal: a shell has what it starts in the background ignore SIGINT, tests included.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; from rdagent_sota_patch.stages import both\n"
         "program = Path(sys.argv.pop(1)); both.find_rdagent = lambda: program\n"
         "from rdagent_sota_patch.cli import app; app()"
