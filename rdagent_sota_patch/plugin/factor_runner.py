@@ -24,7 +24,7 @@ from rdagent_sota_patch.factors.features import combine_features
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
-from rdagent_sota_patch.plugin.feeding import require_unchanged
+from rdagent_sota_patch.plugin.feeding import put_in_front, require_unchanged
 from rdagent_sota_patch.plugin.inheritance import complete_result, without_inherited
 from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
@@ -147,11 +147,10 @@ _measured: dict[str, pd.Series[float]] = {}
 @contextmanager
 def _on_top_of(exp: Any, sota: ActiveSota) -> Iterator[None]:
     """Have ``exp`` built on the SOTA factors, and on what this run accepted itself."""
-    based, workspace = exp.based_experiments, exp.experiment_workspace
+    workspace = exp.experiment_workspace
     execute = workspace.execute
     # The inherited experiments' factors are in the SOTA table.
-    own = [other for other in without_inherited(based) if not _is_placeholder(other)]
-    ours = [make_placeholder(sota.source.metrics), make_sota_experiment(sota, whole=True)]
+    own = [other for other in without_inherited(exp.based_experiments) if not _is_placeholder(other)]
 
     def execute_counted(*args: Any, **kwargs: Any) -> Any:
         # Upstream adds the two counts up, although a mined factor replaces the Alpha feature of its name.
@@ -161,16 +160,8 @@ def _on_top_of(exp: Any, sota: ActiveSota) -> Iterator[None]:
             kwargs["run_env"] = {**kwargs["run_env"], "num_features": features.count}
         return execute(*args, **kwargs)
 
-    exp.based_experiments = [*ours, *own]
-    workspace.execute = execute_counted
-    logger.info("SOTA factor experiment added to based_experiments")
-    try:
+    with put_in_front(exp, sota, own, whole=True, execute=execute_counted):
         yield
-    finally:
-        exp.based_experiments = based
-        del workspace.execute
-        for synthetic in ours:
-            synthetic.experiment_workspace.clear()
 
 
 def _is_placeholder(experiment: Any) -> bool:

@@ -22,7 +22,7 @@ from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_expe
 from rdagent_sota_patch.plugin.usage import describe_usage, write_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rdagent_sota_patch.plugin.active import ActiveSota
@@ -39,9 +39,8 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
     ``execute`` puts the table in place, and the features that are really used into the template's variables, just
     before the back-test. Afterwards, also when the back-test failed, both are as they were.
     """
-    based = exp.based_experiments
     # What was inherited is in the SOTA table already.
-    own = without_inherited(based)
+    own = without_inherited(exp.based_experiments)
     # In fin_quant the run's own accepted factors come on top. Then RD-Agent has to join the values itself.
     own_factors = any(isinstance(other, QlibFactorExperiment) for other in own)
     workspace = exp.experiment_workspace
@@ -81,9 +80,24 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
         used = release.run_variables(alpha, features.count)
         return execute(qlib_config_name=qlib_config_name, run_env={**run_env, **used})
 
-    ours = [make_placeholder(sota.source.metrics), make_sota_experiment(sota, whole=own_factors)]
+    with put_in_front(exp, sota, own, whole=own_factors, execute=execute_on_sota):
+        yield
+
+
+@contextmanager
+def put_in_front(
+    exp: Any, sota: ActiveSota, own: list[Any], *, whole: bool, execute: Callable[..., Any]
+) -> Iterator[None]:
+    """Have ``exp`` built on the synthetic experiments and ``own``, and back-tested by ``execute``; then as before.
+
+    Args:
+        own: What the run accepted itself, as far as ``exp`` is built on it.
+        whole: Whether RD-Agent needs the SOTA factors' values, or the columns alone.
+    """
+    based, workspace = exp.based_experiments, exp.experiment_workspace
+    ours = [make_placeholder(sota.source.metrics), make_sota_experiment(sota, whole=whole)]
     exp.based_experiments = [*ours, *own]
-    workspace.execute = execute_on_sota
+    workspace.execute = execute
     logger.info("SOTA factor experiment added to based_experiments")
     try:
         yield
