@@ -12,7 +12,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 
 def main(command: Sequence[str]) -> int:
@@ -22,6 +25,8 @@ def main(command: Sequence[str]) -> int:
     code = child.wait()
     # What the command left behind keeps the output open, and the asker reads that to its end.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    for process in _session():
+        _send(process, signal.SIGTERM)
     os.killpg(0, signal.SIGTERM)
     return code if code >= 0 else 128 - code
 
@@ -29,7 +34,32 @@ def main(command: Sequence[str]) -> int:
 def _end_with_the_asker() -> None:
     while os.read(0, 1):
         pass
+    # Until there is no more: what is being started while the others are ended belongs to the session as well.
+    while others := _session():
+        for process in others:
+            _send(process, signal.SIGKILL)
+        time.sleep(0.02)
     os.killpg(0, signal.SIGKILL)
+
+
+def _session() -> list[int]:
+    """The other processes of this session: all that the command started, also in process groups of their own.
+
+    RD-Agent runs back-tests under ``timeout``, which makes one. Without ``/proc``, none is known.
+    """
+    own, found = os.getsid(0), []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The name in parentheses may hold anything; state, parent, group and session come after it.
+            state, _, _, session = entry.read_text(errors="replace").rpartition(")")[2].split()[:4]
+            if int(session) == own and state not in "ZX" and int(entry.parent.name) != os.getpid():
+                found.append(int(entry.parent.name))
+    return found
+
+
+def _send(process: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
 
 
 if __name__ == "__main__":

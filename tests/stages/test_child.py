@@ -48,6 +48,12 @@ def test_what_the_command_leaves_behind_is_ended(tmp_path: Path) -> None:
     wait_until_gone(int((tmp_path / "output.txt").read_text()))
 
 
+def test_a_group_of_its_own_does_not_save_what_is_left_behind(tmp_path: Path) -> None:
+    """RD-Agent runs back-tests under ``timeout``, which leaves the command's process group."""
+    assert run_shell("timeout 30 sleep 30 & echo $!", tmp_path) == 0
+    wait_until_gone(int((tmp_path / "output.txt").read_text()))
+
+
 def test_failure_here_ends_the_command(tmp_path: Path) -> None:
     """Ctrl-C, or any error while a line is read, leaves nothing running."""
 
@@ -74,7 +80,7 @@ def test_killed_asker_takes_the_command_along(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from rdagent_sota_patch.stages.child import follow\n"
         "folder = Path(sys.argv[1])\n"
-        "follow(['/bin/sh', '-c', 'echo $$; sleep 30 & echo $!; wait'], cwd=folder,"
+        "follow(['/bin/sh', '-c', 'echo $$; timeout 30 sleep 30 & echo $!; wait'], cwd=folder,"
         " variables={'PATH': os.defpath}, output_file=folder / 'output.txt',"
         " on_line=lambda line: print(line, end='', flush=True), lock=os.open(folder / 'lock', os.O_CREAT))"
     )
