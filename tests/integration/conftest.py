@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.demo.replies import Screenplay
+from rdagent_sota_patch.demo.replies import Prompt, Screenplay
 from rdagent_sota_patch.demo.runs import RunResult
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.demo.script import ModelType
 from rdagent_sota_patch.demo.stages import FACTOR_LOOPS
 from rdagent_sota_patch.sessions.records import Session
+from tests.integration.evidence import readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,18 @@ class RealRun:
     cache: Mapping[str, str]
 
 
+class BriefTraining(Screenplay):
+    """The script with models that are trained for one epoch: what a model is fed, it is fed from the first on.
+
+    An epoch is what a back-test takes longest for: Qlib starts 60 worker processes in each. Only where it is asked how
+    well models do, `off` and `both`, they learn as long as the script has it.
+    """
+
+    def answer(self, prompt: Prompt) -> str:
+        """The script's answer, with another number of epochs where it tells one."""
+        return re.sub(r'"n_epochs": "\d+"', '"n_epochs": "1"', super().answer(prompt))
+
+
 FactorStage = Callable[[], RealRun]
 
 
@@ -41,14 +55,14 @@ def make_run(
     settings: Mapping[str, str],
     screenplay: Screenplay | None = None,
 ) -> RealRun:
-    """Run one stage under its own name, with a run cache of that name."""
+    """Run one stage under its own name, with a run cache of that name; trained briefly if no script is given."""
     cache = {"PICKLE_CACHE_FOLDER_PATH_STR": str(sandbox.project / f"cache-{name}")}
     result = sandbox.run(
         command,  # type: ignore[arg-type]
         loops=loops,
         name=name,
         environment={**settings, **cache},
-        screenplay=screenplay,
+        screenplay=screenplay or BriefTraining(),
     )
     return RealRun(result, sandbox.session(result.log), cache)
 
@@ -67,14 +81,14 @@ def table_of(factor_run: RealRun) -> Path:
 
 def make_off(sandbox: Sandbox, _: FactorStage) -> RealRun:
     """A model stage with nothing set."""
-    return make_run(sandbox, "fin_model", "off", 1, {})
+    return make_run(sandbox, "fin_model", "off", 1, {}, Screenplay())
 
 
 def make_both(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     """A model stage on SOTA and Alpha, with switches in words and the newest accepted run."""
     factor_stage()
     settings = {"LOAD_SOTA_FROM_LOG": "YES", "SOTA_LOG_PATH": "latest", "USE_ALPHA_FACTORS": "On"}
-    return make_run(sandbox, "fin_model", "both", 1, settings)
+    return make_run(sandbox, "fin_model", "both", 1, settings, Screenplay())
 
 
 def make_alone(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
@@ -84,7 +98,7 @@ def make_alone(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
 
 def make_time_series(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     """A model stage whose model is a TimeSeries one."""
-    script = Screenplay(model_types=(ModelType.TIME_SERIES,))
+    script = BriefTraining(model_types=(ModelType.TIME_SERIES,))
     return make_run(sandbox, "fin_model", "time-series", 1, from_log(factor_stage()), script)
 
 
@@ -108,33 +122,55 @@ def make_informed(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
 def make_quant_on_top(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     """``fin_quant`` whose factor loops are accepted, too: factor, model, factor."""
     settings = from_log(factor_stage(), QLIB_QUANT_ACTION_SELECTION="llm", USE_ALPHA_FACTORS="true")
-    return make_run(sandbox, "fin_quant", "quant-on-top", 3, settings, Screenplay(accept_factors=True))
+    return make_run(sandbox, "fin_quant", "quant-on-top", 3, settings, BriefTraining(accept_factors=True))
 
 
 def make_quant_informed(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     """``fin_quant`` that inherits the history: three trials are before it, so its first action is a model."""
     settings = from_log(factor_stage(), QLIB_QUANT_ACTION_SELECTION="llm", SOTA_INHERIT_TRACE="true")
-    return make_run(sandbox, "fin_quant", "quant-informed", 2, settings, Screenplay(accept_factors=True))
+    return make_run(sandbox, "fin_quant", "quant-informed", 2, settings, BriefTraining(accept_factors=True))
 
 
-# In the order in which they are begun: the first needs no factors, and runs beside the factor stage.
+# In the order in which they are begun. The first needs no factors, and runs beside the factor stage; then those that
+# tests go on with, so that these have something to do meanwhile; then the longest first.
 STAGES: dict[str, Callable[[Sandbox, FactorStage], RealRun]] = {
     "off": make_off,
     "both": make_both,
     "alone": make_alone,
-    "time_series": make_time_series,
-    "parallel": make_parallel,
-    "quant": make_quant,
     "informed": make_informed,
     "quant_on_top": make_quant_on_top,
     "quant_informed": make_quant_informed,
+    "quant": make_quant,
+    "parallel": make_parallel,
+    "time_series": make_time_series,
 }
+_TURNS = {name: turn for turn, name in enumerate(["off", "factor_run", *list(STAGES)[1:]])}
+
+
+def _turn(item: pytest.Item) -> float:
+    """The later a test's last run is begun, the later the test's turn; first of all are those that begin the runs."""
+    asked = set(getattr(item, "fixturenames", ()))
+    if "nothing_else_runs" in asked:
+        return len(_TURNS)
+    return max((_TURNS[name] for name in asked & set(_TURNS)), default=-1 if "runs" in asked else -0.5)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests on real runs in the order of these, so that no core idles while a test waits for a late one.
+
+    Each takes the place of another; all other tests stay where they are.
+    """
+    places = [place for place, item in enumerate(items) if item.get_closest_marker("real")]
+    real = [items[place] for place in places]
+    real.sort(key=_turn)
+    for place, item in zip(places, real, strict=True):
+        items[place] = item
 
 
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """The folder in which all real runs take place."""
-    with Sandbox(tmp_path_factory.mktemp("sandbox")) as opened:
+    with Sandbox(tmp_path_factory.mktemp("sandbox")) as opened, readers():
         yield opened
 
 
@@ -157,6 +193,12 @@ def runs(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Mapping[s
 def factor_run(runs: Mapping[str, Future[RealRun]]) -> RealRun:
     """Three loops of ``fin_factor``: accepted, rejected, accepted; the accepted set is saved to a file."""
     return runs["factor_run"].result()
+
+
+@pytest.fixture
+def nothing_else_runs(runs: Mapping[str, Future[RealRun]]) -> None:
+    """For a test that changes what all runs share: it waits until all are done, and comes last."""
+    wait(runs.values())
 
 
 def _stage_fixture(stage: str) -> Callable[..., RealRun]:

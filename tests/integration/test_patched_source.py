@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_patch._startup import LOOP_MODULE, RUNNER_MODULE
-from rdagent_sota_patch.demo.replies import Screenplay
 from rdagent_sota_patch.demo.runs import RunResult, follow
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from tests.integration.conftest import RealRun, from_log
+from tests.integration.conftest import BriefTraining, RealRun, from_log
 from tests.integration.evidence import look_at_training, run_tool
 
 pytestmark = pytest.mark.real
@@ -74,7 +73,7 @@ def run_model_stage(sandbox: Sandbox, source: Path, settings: dict[str, str]) ->
     """``rdagent fin_model --loop-n 1`` from ``source``, as ``Sandbox.run`` does with the installed program."""
     name = "patched-source"
     cache = {"PICKLE_CACHE_FOLDER_PATH_STR": str(sandbox.project / f"cache-{name}")}
-    sandbox.llm.direct(name, Screenplay())
+    sandbox.llm.direct(name, BriefTraining())
     return follow(
         [sys.executable, "-c", RUN, "fin_model", "--loop-n", "1"],
         cwd=sandbox.project,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +19,8 @@ from tests.integration.evidence import look_at_training, run_tool
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(autouse=True)
-def nothing_else_runs(runs: Mapping[str, Future[RealRun]]) -> None:
-    """These tests move the factors away and write ``.env``, which no other run should meet."""
-    wait(runs.values())
+# Some of these tests move the factors away or write ``.env``, which no other run should meet.
+alone_in_the_sandbox = pytest.mark.usefixtures("nothing_else_runs")
 
 
 @contextmanager
@@ -37,6 +34,7 @@ def moved(workspace: Path, target: Path) -> Iterator[Path]:
         shutil.move(target, workspace)
 
 
+@alone_in_the_sandbox
 def test_moved_workspace(sandbox: Sandbox, factor_run: RealRun, tmp_path: Path) -> None:
     """A workspace that was moved is found under SOTA_WORKSPACE_ROOT, spaces and other scripts in its path."""
     workspace = table_of(factor_run).parent
@@ -48,6 +46,7 @@ def test_moved_workspace(sandbox: Sandbox, factor_run: RealRun, tmp_path: Path) 
     assert diagnosis["source"]["workspace"] == str(root / workspace.name)
 
 
+@alone_in_the_sandbox
 def test_rebuilt_table_equals_the_original(sandbox: Sandbox, factor_run: RealRun, tmp_path: Path) -> None:
     """With the workspace gone, the accepted factors' code makes the same table again, to the last bit."""
     original = table_of(factor_run)
@@ -71,6 +70,7 @@ def test_rebuilt_table_equals_the_original(sandbox: Sandbox, factor_run: RealRun
     assert "Rebuilding SOTA factors" in saved.stderr
 
 
+@pytest.mark.usefixtures("runs")  # It needs none, and so is the first test, which begins them.
 def test_broken_source_stops_before_the_first_llm_call(sandbox: Sandbox) -> None:
     """A log that does not exist: exit code 1, one message, no LLM call."""
     result = sandbox.run(
@@ -107,6 +107,7 @@ def test_lenient_run_goes_on_as_plain_rdagent(sandbox: Sandbox, off: RealRun) ->
     assert experiment.sota_source is None
 
 
+@alone_in_the_sandbox
 def test_own_runner_from_dotenv_composes(sandbox: Sandbox, factor_run: RealRun, both: RealRun) -> None:
     """A QLIB_MODEL_RUNNER from ``.env`` is used, and is fed; the settings come from the same file."""
     (sandbox.project / "my_runner.py").write_text(
