@@ -73,3 +73,7 @@ class TableError(SotaError):
 
 class HostError(SotaError):
     """RD-Agent is missing, or is not as this package needs it."""
+
+
+class BundleError(SotaError):
+    """A bundle, its factors' audit or their use cannot go on."""

@@ -1,0 +1,227 @@
+"""Run a Python program that nobody vouches for, in a private folder that it cannot leave.
+
+It sees its folder, its inputs (read-only), the Python installation and the system's libraries; no other file,
+no network, no other process, no variable of the environment. It ends in time with all it has started, and
+what it leaves is taken over only if it is a plain file. `probe.what_confines` says which of this a
+system can enforce; limits hold everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.confinement.interpreter import DEVICES, python_command, readable_paths
+from rdagent_sota_patch.confinement.launcher import Order
+from rdagent_sota_patch.confinement.limits import Limits
+from rdagent_sota_patch.confinement.private_folder import furnish, remove_folder, take_outputs
+from rdagent_sota_patch.confinement.probe import what_confines
+from rdagent_sota_patch.confinement.supervision import Ended, Ending, supervise
+from rdagent_sota_patch.errors import BundleError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PROGRAM = "program.py"
+_THREADS = 512 + 16 * (os.cpu_count() or 1)  # Numerical libraries start one pool of as many as cores each.
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run in the jail.
+
+    Attributes:
+        ended: How it ended, with what it printed.
+        outputs: The expected files that it left as plain files, by name; they live as long as the jail.
+        unfit: Why an expected file is not among them, by name: missing, or a link, or no file.
+    """
+
+    ended: Ended
+    outputs: Mapping[str, Path]
+    unfit: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run that finished and left everything it should.
+
+    Attributes:
+        outputs: The files it left, by name; they live as long as the jail.
+        log: What it printed, bounded.
+        seconds: How long it ran.
+    """
+
+    outputs: Mapping[str, Path]
+    log: str
+    seconds: float
+
+
+class Jail:
+    """A private place on disk for confined runs, removed on leaving.
+
+    Example:
+        ::
+
+            with Jail() as jail:
+                ran = jail.run(SOURCE, inputs={"samples.npy": path}, outputs=["predictions.npy"])
+                predictions = np.load(ran.outputs["predictions.npy"], allow_pickle=False)
+
+    A run is what ``python program.py`` would be in a new folder: the working folder comes first on the
+    module path, ``__name__`` is ``"__main__"``, inputs stand there by their names. It may start threads and
+    child processes (``os.fork``; not ``multiprocessing`` locks, which need shared memory outside). Several
+    threads may use one jail at a time. Outputs are a stranger's files: read them without unpickling.
+    """
+
+    def __init__(self) -> None:
+        """Make the folder.
+
+        Raises:
+            BundleError: ``confinement-failed`` when there is no place for it.
+        """
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="rdagent-sota-jail-")).resolve()
+        except OSError as error:
+            raise _no_folder(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the folder with everything in it."""
+        remove_folder(self._folder)
+
+    def run(
+        self,
+        program: str,
+        *,
+        inputs: Mapping[str, Path] | None = None,
+        outputs: Sequence[str] = (),
+        limits: Limits | None = None,
+        subject: str = "The program",
+    ) -> Ran:
+        """Run ``program`` and take over the files it should leave.
+
+        Args:
+            program: Python source.
+            inputs: What it finds in its working folder, by plain name: files, or folders with all beneath.
+                It can read them, and change none.
+            outputs: Plain names of the files that it must leave in its working folder.
+            limits: Time, memory, output; the defaults of `Limits` otherwise.
+            subject: Who it is, to begin a message with: "The bundle's model code".
+
+        Raises:
+            BundleError: ``program-failed`` with the end of what it printed, ``program-over-limit``,
+                ``program-bad-output`` when a file is missing or no plain file, ``confinement-failed``.
+        """
+        bounds = limits or Limits()
+        attempt = self.attempt(program, inputs=inputs, outputs=outputs, limits=bounds)
+        ended = attempt.ended
+        if ended.ending is Ending.FAILED:
+            raise BundleError(
+                "program-failed",
+                f"{subject} failed with exit code {ended.code}: {ended.last_words()}",
+                "It ran confined: no network, no files but its own. If it needs either, it cannot be used.",
+            )
+        if ended.ending is not Ending.FINISHED:
+            raise BundleError(
+                "program-over-limit",
+                f"{subject} was ended: {over_limit(ended.ending, bounds)}.",
+                "Give it a higher limit if it is meant to need that.",
+            )
+        if attempt.unfit:
+            faults = "; ".join(f"{name}: {fault}" for name, fault in attempt.unfit.items())
+            raise BundleError("program-bad-output", f"{subject} left no usable result: {faults}.")
+        return Ran(attempt.outputs, ended.log, ended.seconds)
+
+    def attempt(
+        self,
+        program: str,
+        *,
+        inputs: Mapping[str, Path] | None = None,
+        own_copies: Mapping[str, Path] | None = None,
+        outputs: Sequence[str] = (),
+        limits: Limits | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> Attempt:
+        """As `run`, with the ending as data; only a jail that cannot be built raises.
+
+        Args:
+            program: Python source.
+            inputs: As for `run`.
+            own_copies: Files that it may change: it gets copies.
+            outputs: As for `run`.
+            limits: As for `run`.
+            texts: Further files for its folder, by name.
+
+        Raises:
+            BundleError: ``confinement-failed``.
+        """
+        if sys.platform == "win32":
+            raise BundleError(
+                "confinement-failed",
+                "Windows has none of the means to limit a process that is used here.",
+                "Run this on Linux, or in WSL.",
+            )
+        bounds = limits or Limits()
+        try:
+            place = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
+            work = place / "work"
+            readable = furnish(work, {**(texts or {}), _PROGRAM: program}, inputs or {}, own_copies or {})
+        except OSError as error:
+            raise _no_folder(error) from error
+
+        def order(report: int) -> Order:
+            return Order(
+                command=python_command(work, _PROGRAM),
+                # What a program may ask for without meaning harm; nothing of ours.
+                variables={"HOME": str(work), "TMPDIR": str(work)},
+                folder=str(work),
+                readable=[*readable_paths(), *readable],
+                devices=list(DEVICES),
+                memory_mb=bounds.memory_mb,
+                output_mb=bounds.output_mb,
+                threads=_THREADS,
+                walls=what_confines().walls,
+                report=report,
+            )
+
+        try:
+            ended = supervise(order, work, bounds)
+            taken, unfit = take_outputs(work, outputs, place)
+        except BaseException:
+            remove_folder(place)
+            raise
+        remove_folder(work)
+        return Attempt(ended, taken, unfit)
+
+
+def over_limit(ending: Ending, limits: Limits) -> str:
+    """Which limit an ending is about, in words."""
+    return {
+        Ending.OVER_TIME: f"not done after {limits.seconds:g} seconds",
+        Ending.OVER_MEMORY: f"more than {limits.memory_mb} MB of memory",
+        Ending.OVER_OUTPUT: f"more than {limits.output_mb} MB of files",
+        Ending.OVER_THREADS: f"more than {_THREADS} processes and threads",
+    }[ending]
+
+
+def _no_folder(error: OSError) -> BundleError:
+    return BundleError(
+        "confinement-failed",
+        f"The private folder for a confined run cannot be made: {error}.",
+        "Check that the inputs exist and that the folder for temporary files (TMPDIR) has room.",
+    )

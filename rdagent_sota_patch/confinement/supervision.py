@@ -1,0 +1,209 @@
+"""Watch over one confined program: its time, the sums of its memory and files, what it prints, its ending."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.confinement.consumption import ProcessTree, folder_size
+from rdagent_sota_patch.confinement.interpreter import package_root
+from rdagent_sota_patch.confinement.printed import Printed
+from rdagent_sota_patch.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rdagent_sota_patch.confinement.launcher import Order
+    from rdagent_sota_patch.confinement.limits import Limits
+
+_MIB = 1024 * 1024
+_LOOK_EVERY = 0.1
+_PATIENCE = 20.0  # for the launcher to end all; the kernel takes a while to free much memory
+_LAUNCH = (
+    "import sys; sys.path.append({root!r}); from rdagent_sota_patch.confinement.launcher import main; main()"
+)
+
+# How libraries say that memory, or room in a file, was refused to them.
+_OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Unable to allocate", "Cannot allocate memory", "malloc failed")
+_FILE_TOO_LARGE = ("File too large", "errno = 27", "Errno 27")
+
+
+class Ending(Enum):
+    """How a confined program ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    OVER_TIME = "over its time"
+    OVER_MEMORY = "over its memory"
+    OVER_OUTPUT = "over its output"
+    OVER_THREADS = "over its processes"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One run, over.
+
+    Attributes:
+        ending: How it ended.
+        log: What it printed, bounded; output and errors as they came.
+        seconds: How long it ran.
+        code: Exit code, negative for a signal; None when it was ended from here.
+    """
+
+    ending: Ending
+    log: str
+    seconds: float
+    code: int | None
+
+    def last_words(self, lines: int = 3) -> str:
+        """The end of what it printed, where a traceback says what went wrong."""
+        return " / ".join([line.strip() for line in self.log.splitlines() if line.strip()][-lines:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Memory and files in bytes, and until when on the monotonic clock."""
+
+    memory: int
+    files: int
+    deadline: float
+
+
+def supervise(order: Callable[[int], Order], folder: Path, limits: Limits) -> Ended:
+    """Run the order that is made for a report descriptor to its end, or to the first limit it reaches.
+
+    Nothing of it is left running, whatever happens here.
+
+    Raises:
+        BundleError: ``confinement-failed`` when the walls could not be put up; the program has not run then.
+    """
+    report, write_report = os.pipe()
+    try:
+        made = order(write_report)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-c", _LAUNCH.format(root=package_root())],
+            env={},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(write_report,),
+        )
+    except OSError as error:
+        os.close(report)
+        raise BundleError(
+            "confinement-failed",
+            f"A confined process could not be started: {error}.",
+            "The system may have too many processes, or too little memory, for one more.",
+        ) from error
+    except BaseException:
+        os.close(report)
+        raise
+    finally:
+        os.close(write_report)
+    allowed = limits.output_mb * _MIB + folder_size(folder)  # What it was given is not its output.
+    started = time.monotonic()
+    printed = Printed(limits.log_kb * 1024)
+    with os.fdopen(report, "rb") as reported:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(made.as_line())
+            process.stdin.flush()
+            over = _watch(
+                process, printed, made, _Bounds(limits.memory_mb * _MIB, allowed, started + limits.seconds)
+            )
+        except BrokenPipeError:  # The launcher could not even start; what it printed says why.
+            over = None
+        finally:
+            seconds = time.monotonic() - started
+            _end(process, printed)
+        answer = reported.read()
+    return _judge(over, answer, printed.text(), seconds)
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    printed: Printed,
+    order: Order,
+    bounds: _Bounds,
+) -> Ending | None:
+    """Read along until the launcher has ended (None), or the program went over a limit (which)."""
+    assert process.stdout is not None
+    output = process.stdout.fileno()
+    tree = ProcessTree(process.pid)
+    next_look = time.monotonic() + _LOOK_EVERY
+    while True:
+        now = time.monotonic()
+        if now >= bounds.deadline:
+            return Ending.OVER_TIME
+        if now >= next_look:
+            usage = tree.usage()
+            if usage.memory > bounds.memory:
+                return Ending.OVER_MEMORY
+            if usage.threads > order.threads:
+                return Ending.OVER_THREADS
+            if usage.hidden_files + folder_size(Path(order.folder)) > bounds.files:
+                return Ending.OVER_OUTPUT
+            # Looking may take a while where there is much to see; it must not become the main thing.
+            next_look = time.monotonic() + min(1.0, max(_LOOK_EVERY, 10 * (time.monotonic() - now)))
+        readable, _, _ = select.select(
+            [output], [], [], max(0.0, min(next_look, bounds.deadline) - time.monotonic())
+        )
+        if readable:
+            part = os.read(output, 65536)
+            if not part:
+                process.wait(timeout=_PATIENCE)
+                return None
+            printed.add(part)
+
+
+def _end(process: subprocess.Popen[bytes], printed: Printed) -> None:
+    assert process.stdin is not None and process.stdout is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()  # What the launcher waits for.
+    deadline = time.monotonic() + _PATIENCE
+    with process.stdout as rest:
+        # Where the system cannot find every process that was started, one may keep the pipe open.
+        while select.select([rest], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            part = os.read(rest.fileno(), 65536)
+            if not part:
+                break
+            printed.add(part)
+    try:
+        process.wait(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _judge(over: Ending | None, answer: bytes, log: str, seconds: float) -> Ended:
+    if over is not None:
+        return Ended(over, log, seconds, None)
+    fields = json.loads(answer) if answer else {"refused": f"the launcher ended: {log[-500:]}"}
+    if "refused" in fields:
+        raise BundleError(
+            "confinement-failed",
+            f"A confined process could not be started: {fields['refused']}.",
+            "Nothing was run. Inside, even root has only the rights of a file's owner: this Python, its packages and "
+            "the inputs have to be readable so.",
+        )
+    if "too_many" in fields:
+        return Ended(Ending.OVER_THREADS, log, seconds, None)
+    code = int(fields["code"])
+    if code == 0:
+        return Ended(Ending.FINISHED, log, seconds, code)
+    end = log[-4000:]
+    if any(words in end for words in _OUT_OF_MEMORY):
+        return Ended(Ending.OVER_MEMORY, log, seconds, code)
+    if any(words in end for words in _FILE_TOO_LARGE):
+        return Ended(Ending.OVER_OUTPUT, log, seconds, code)
+    return Ended(Ending.FAILED, log, seconds, code)

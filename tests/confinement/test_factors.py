@@ -1,0 +1,155 @@
+"""Factor code on market data: its values to the last bit, and what becomes of code that does not deliver."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdagent_sota_patch.confinement.factors import run_factor
+from rdagent_sota_patch.confinement.jail import Jail
+from rdagent_sota_patch.confinement.limits import Limits
+from rdagent_sota_patch.errors import BundleError
+from tests.confinement.conftest import needs_walls
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing is run on Windows")
+
+MOMENTUM = """
+import pandas as pd
+data = pd.read_hdf("daily_pv.h5", key="data").sort_index()
+close = data["$close"]
+factor = close / close.groupby(level="instrument").shift(3) - 1
+print("computed", len(factor))
+factor.rename("Momentum3").to_frame().to_hdf("result.h5", key="data")
+"""
+
+
+def momentum(daily_pv: Path) -> pd.DataFrame:
+    close = pd.read_hdf(daily_pv, key="data").sort_index()["$close"]
+    return (close / close.groupby(level="instrument").shift(3) - 1).rename("Momentum3").to_frame()
+
+
+def test_values_are_those_of_the_code_to_the_last_bit(jail: Jail, daily_pv: Path) -> None:
+    """Rows, their order, missing values, names and types."""
+    outcome = run_factor(MOMENTUM, daily_pv, jail=jail)
+    pd.testing.assert_frame_equal(outcome.values, momentum(daily_pv), check_exact=True)
+    assert outcome.log == "computed 100\n"
+    assert outcome.seconds > 0
+
+
+def test_a_series_and_small_numbers_are_taken_as_they_are(jail: Jail, daily_pv: Path) -> None:
+    """RD-Agent reads a result of either kind; float32 stays float32."""
+    code = """
+import pandas as pd
+volume = pd.read_hdf("daily_pv.h5")["$volume"].rename("v")
+volume.to_hdf("result.h5", key="anything")
+"""
+    values = run_factor(code, daily_pv, jail=jail).values
+    expected = pd.read_hdf(daily_pv, key="data")[["$volume"]].rename(columns={"$volume": "v"})
+    pd.testing.assert_frame_equal(values, expected, check_exact=True)
+    assert values.dtypes["v"] == np.float32
+
+
+def test_code_that_opens_the_data_for_writing_gets_a_copy(jail: Jail, daily_pv: Path) -> None:
+    """``pandas.HDFStore`` does so unless told otherwise, and RD-Agent lets it."""
+    before = daily_pv.read_bytes()
+    code = MOMENTUM.replace('pd.read_hdf("daily_pv.h5", key="data")', 'pd.HDFStore("daily_pv.h5")["data"]')
+    values = run_factor(
+        code + "pd.Series([1.0]).to_hdf('daily_pv.h5', key='more')", daily_pv, jail=jail
+    ).values
+    pd.testing.assert_frame_equal(values, momentum(daily_pv), check_exact=True)
+    assert daily_pv.read_bytes() == before
+
+
+def test_code_that_fails_is_named_with_its_error(jail: Jail, daily_pv: Path) -> None:
+    """The line that matters of its traceback, and the exit code."""
+    code = MOMENTUM.replace("$close", "$vwap")
+    with pytest.raises(
+        BundleError, match=r"factor Vwap failed with exit code 1: .*KeyError: '\$vwap'"
+    ) as caught:
+        run_factor(code, daily_pv, name="Vwap", jail=jail)
+    assert caught.value.slug == "factor-failed"
+
+
+def test_code_that_crashes_is_no_result(jail: Jail, daily_pv: Path) -> None:
+    """Even when it has written one before."""
+    with pytest.raises(BundleError, match="exit code 139") as caught:
+        run_factor(MOMENTUM + "\nimport os; os.kill(os.getpid(), 11)", daily_pv, jail=jail)
+    assert caught.value.slug == "factor-failed"
+
+
+def test_a_result_that_is_no_factor_is_refused(jail: Jail, daily_pv: Path) -> None:
+    """By name, with what is wrong with it; every kind is tried in ``test_inside``."""
+    with pytest.raises(
+        BundleError, match=r"The result of factor F is not usable: it was not written\."
+    ) as caught:
+        run_factor("print('done')", daily_pv, name="F", jail=jail)
+    assert caught.value.slug == "factor-bad-result"
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "message"),
+    [
+        ("while True: pass", Limits(seconds=2), "not done after 2 seconds"),
+        ("x = bytearray(900_000_000)", Limits(memory_mb=600), "more than 600 MB of memory"),
+        ("open('big', 'wb').write(bytes(9_000_000))", Limits(output_mb=4), "more than 4 MB of files"),
+    ],
+)
+def test_limits_are_named_when_they_are_reached(
+    jail: Jail, daily_pv: Path, code: str, limits: Limits, message: str
+) -> None:
+    """So that whoever knows better can raise them."""
+    with pytest.raises(BundleError, match=message) as caught:
+        run_factor(code, daily_pv, limits, jail=jail)
+    assert caught.value.slug == "factor-over-limit"
+
+
+@needs_walls
+def test_a_result_that_runs_code_when_read_does_so_in_the_jail(daily_pv: Path, tmp_path: Path) -> None:
+    """An HDF5 file can hold a pickle, which pandas loads: it gets no further than the code did."""
+    touched = tmp_path / "touched"
+    code = f"""
+import numpy as np, tables
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("print('went off'); open({str(touched)!r}, 'w')",))
+with tables.open_file("result.h5", "w") as file:
+    group = file.create_group("/", "data")
+    group._v_attrs.pandas_type = "frame"
+    file.create_vlarray(group, "axis0", tables.ObjectAtom()).append(Bomb())
+    group._v_attrs.encoding = Bomb()
+"""
+    with pytest.raises(BundleError, match="cannot be read") as caught:
+        run_factor(code, daily_pv)
+    assert caught.value.slug == "factor-bad-result"
+    assert not touched.exists()
+
+
+@needs_walls
+def test_what_it_leaves_running_cannot_touch_the_result(jail: Jail, daily_pv: Path) -> None:
+    """It is ended before the result is read."""
+    code = (
+        MOMENTUM
+        + """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    while True:
+        time.sleep(0.001)
+        open("result.h5", "w").close()
+        open("result.values", "w").close()
+time.sleep(0.1)
+factor.rename("Momentum3").to_frame().to_hdf("other.h5", key="data")
+os.replace("other.h5", "result.h5")
+os._exit(0)
+"""
+    )
+    try:
+        values = run_factor(code, daily_pv, jail=jail).values
+    except BundleError as error:  # It may have been written over before the code ended.
+        assert error.slug == "factor-bad-result"
+    else:
+        assert list(values.columns) == ["Momentum3"]

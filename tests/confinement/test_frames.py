@@ -1,0 +1,66 @@
+"""Tables from the jail are a stranger's files: what is not a table is refused, and nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rdagent_sota_patch.confinement.frames import Unreadable, read_frame, read_outline
+
+DAYS = np.array(["2024-01-01", "2024-01-02"], dtype="datetime64[ns]")
+HEADER = {"columns": ["f"], "instruments": ["a", "b"], "rows": 2}
+CODES = np.array([0, 1])
+
+
+def write(path: Path, header: Any, *arrays: Any) -> Path:
+    with path.open("wb") as file:
+        np.save(file, np.frombuffer(json.dumps(header).encode(), dtype=np.uint8))
+        for array in arrays:
+            np.save(file, array, allow_pickle=True)
+    return path
+
+
+def test_a_table_is_read(tmp_path: Path) -> None:
+    """As it was written inside."""
+    path = write(tmp_path / "t", HEADER, DAYS, CODES, CODES[::-1].copy(), np.array([1.5, np.nan]))
+    frame = read_frame(path)
+    assert frame.index.tolist() == [(DAYS[0], "b"), (DAYS[1], "a")]
+    assert frame["f"].tolist()[0] == 1.5
+    assert read_outline(path).rows == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "arrays", "fault"),
+    [
+        ({"fault": "no column"}, [], "^no column$"),
+        ({"fault": 1}, [], "header"),
+        ([], [], "header"),
+        ({**HEADER, "more": 1}, [], "header"),
+        (HEADER, [], "ends early"),
+        (HEADER, [DAYS[::-1].copy()], "order"),
+        (HEADER, [DAYS, CODES], "ends early"),
+        (HEADER, [DAYS, np.array([0, 2]), CODES, CODES * 1.0], "not there"),
+        (HEADER, [DAYS, np.array([-1, 0]), CODES, CODES * 1.0], "not there"),
+        (HEADER, [DAYS, CODES, CODES, np.zeros(3)], "3 rows, not 2"),
+        (HEADER, [DAYS, CODES, CODES, np.zeros((2, 1))], "something else"),
+        (HEADER, [DAYS, CODES, CODES, np.array(["a", "b"])], "something else"),
+        (HEADER, [DAYS, CODES, CODES, np.array([{}, {}])], "damaged"),
+        ({**HEADER, "instruments": ["a", "a"]}, [DAYS, CODES, CODES, CODES * 1.0], "twice"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, header: Any, arrays: list[Any], fault: str) -> None:
+    """Objects among them, whose reading would unpickle."""
+    with pytest.raises(Unreadable, match=fault):
+        read_frame(write(tmp_path / "t", header, *arrays))
+
+
+def test_a_file_of_anything_is_refused(tmp_path: Path) -> None:
+    """Empty, or no arrays at all."""
+    for content in (b"", b"\x80\x04}.", b"PK\x03\x04"):
+        (tmp_path / "t").write_bytes(content)
+        with pytest.raises(Unreadable):
+            read_frame(tmp_path / "t")
