@@ -1,0 +1,136 @@
+"""One factor judged: does its past change when the future is taken away?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rdagent_sota_patch.audit.comparison import NOISE, REPEATABLE, Comparison, compare
+from rdagent_sota_patch.audit.lookback import measure_lookback
+from rdagent_sota_patch.audit.panel import EMPTY, Panel
+from rdagent_sota_patch.audit.trials import Failure, Trial, run_trials
+from rdagent_sota_patch.audit.verdicts import FactorVerdict, hash_code
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rdagent_sota_patch.audit.market import AuditMarket
+    from rdagent_sota_patch.confinement.limits import Limits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """A factor's verdict, and what it rests on.
+
+    Attributes:
+        cuts: The past by each cut, rising; empty for a factor that has no values to compare.
+    """
+
+    verdict: FactorVerdict
+    cuts: tuple[Comparison, ...] = ()
+
+
+def judge(name: str, code: str, market: AuditMarket, limits: Limits, *, lookback: bool = True) -> Finding:
+    """Run a factor on the whole data, on data cut off ever later, and on the whole again.
+
+    A value counts as unchanged when it is the same to the last bit. Rounding can differ honestly, where a
+    cut takes away stocks that a sum over all went through; so small differences alone (`NOISE`) are decided by
+    another run: on data of the same shape with another future, where rounding has no reason to differ, and any
+    difference is the future's doing.
+
+    Args:
+        name: Of the factor.
+        code: Text of its ``factor.py``.
+        market: What to run it on.
+        limits: Of one run.
+        lookback: Whether to measure how much history it needs, where it is causal.
+
+    Raises:
+        BundleError: ``confinement-failed``.
+    """
+    verdict = FactorVerdict(
+        name=name,
+        causal=True,
+        changed_share=0.0,
+        max_change=0.0,
+        lookback_days=None,
+        code_sha256=hash_code(code),
+    )
+    trials = [Trial(market.whole), *map(Trial, market.cuts.values()), Trial(market.whole)]
+    with run_trials(code, trials, limits, first_decides=True) as result_of:
+        full = result_of(0)
+        if isinstance(full, Failure):
+            return _unusable(verdict, f"It fails on the whole market data: {full.reason}.")
+        if not full.any:
+            return _unusable(verdict, "It has no value at all on the whole market data.")
+        failures: list[str] = []
+        cuts: list[Comparison] = []
+        for place, day in enumerate(market.cuts, start=1):
+            result = result_of(place)
+            cuts.append(compare(full, EMPTY if isinstance(result, Failure) else result, day))
+            # Where it has no value before the cut, it may fail for want of history.
+            if isinstance(result, Failure) and not cuts[-1].same:
+                failures.append(f"It fails when the data ends on {_iso(day)}: {result.reason}.")
+        again = result_of(len(trials) - 1)
+    again = EMPTY if isinstance(again, Failure) else again
+    repeated = compare(full, again, market.days[-1])
+    if repeated.excess > REPEATABLE:
+        return Finding(_not_repeatable(verdict, repeated), tuple(cuts))
+    if failures:
+        return Finding(_accused(verdict, cuts, failures[0]), tuple(cuts))
+    worst = max(cuts, key=lambda cut: cut.share)
+    surely = max(cut.excess for cut in cuts) > NOISE
+    if surely or not (worst.same or _is_rounding(code, full, worst.last_day, market, limits)):
+        reason = (
+            f"When the data ends on {_iso(worst.last_day)}, {worst.share:.2%} of its earlier values are others, "
+            f"from {_iso(worst.earliest)} on."
+        )
+        return Finding(_accused(verdict, cuts, reason), tuple(cuts))
+    if lookback:
+        days = measure_lookback(code, full, market, limits)
+        verdict = verdict.model_copy(update={"lookback_days": days})
+    return Finding(verdict, tuple(map(_quiet, cuts)))
+
+
+def _is_rounding(code: str, full: Panel, day: np.datetime64, market: AuditMarket, limits: Limits) -> bool:
+    with run_trials(code, [Trial(market.altered_after(day))], limits) as result_of:
+        altered = result_of(0)
+    return isinstance(altered, Panel) and compare(full, altered, day).same
+
+
+def _accused(verdict: FactorVerdict, cuts: Sequence[Comparison], reason: str) -> FactorVerdict:
+    changes = [cut.largest for cut in cuts if cut.largest is not None]
+    days = [cut.earliest for cut in cuts if cut.earliest is not None]
+    return verdict.model_copy(
+        update={
+            "causal": False,
+            "changed_share": max(cut.share for cut in cuts),
+            "max_change": max(changes) if changes else None,
+            "earliest_day": _iso(min(days)) if days else None,
+            "reason": reason,
+        }
+    )
+
+
+def _not_repeatable(verdict: FactorVerdict, repeated: Comparison) -> FactorVerdict:
+    reason = f"Two runs on the same data differ in {repeated.share:.2%} of the values: nothing can be proven of it."
+    return _accused(verdict, [repeated], reason)
+
+
+def _unusable(verdict: FactorVerdict, reason: str) -> Finding:
+    return Finding(
+        verdict.model_copy(
+            update={"causal": False, "changed_share": 1.0, "max_change": None, "reason": reason}
+        )
+    )
+
+
+def _quiet(cut: Comparison) -> Comparison:
+    """Without the rounding that was found to be no more than that."""
+    return replace(cut, changed=np.zeros_like(cut.changed), largest=None, excess=0.0)
+
+
+def _iso(day: np.datetime64 | None) -> str:
+    return str(day.astype("datetime64[D]")) if day is not None else ""

@@ -1,0 +1,111 @@
+"""Verdicts kept between runs: a small file per factor code and market data, in the user's cache.
+
+``$XDG_CACHE_HOME/rdagent-sota/audits/<SHA-256 of the code>/<SHA-256 of the data>.json``, ``~/.cache`` without
+the variable. Each is an audit of one factor. So ``SOTA_REQUIRE_CAUSAL`` finds what ``rdagent-sota audit`` found,
+whichever log the factor is in, and other code under the same name has no verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.audit.verdicts import Audit, hash_code, read_verdicts, write_verdicts
+from rdagent_sota_patch.errors import BundleError, SotaError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_BLOCK = 1 << 20
+
+
+def kept_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of kept verdicts."""
+    variables = os.environ if environ is None else environ
+    # An empty or relative value is to be ignored (XDG Base Directory Specification).
+    cache = Path(variables.get("XDG_CACHE_HOME") or "")
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "rdagent-sota" / "audits"
+
+
+def keep_audit(audit: Audit, data: Path, folder: Path | None = None) -> None:
+    """Keep an audit's verdicts, each in place of an older one on the same code and data.
+
+    Args:
+        data: The market data that was audited on.
+        folder: Where to; the user's cache otherwise.
+
+    Raises:
+        SotaError: ``cannot-write``, ``market-data-unreadable``.
+    """
+    folder = kept_folder() if folder is None else folder
+    data_sha256 = _hash_file(data)
+    for verdict in audit.factors:
+        place = folder / verdict.code_sha256
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SotaError(
+                "cannot-write",
+                f"Cannot keep verdicts in {place}: {error.strerror or error}.",
+                "Set XDG_CACHE_HOME to a folder that can be written to.",
+            ) from error
+        write_verdicts(audit.model_copy(update={"factors": (verdict,)}), place / f"{data_sha256}.json")
+
+
+def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = None) -> Audit | None:
+    """What is kept about these factors' codes.
+
+    Verdicts on this very market data; and on other data those that found a factor not causal: which data shows
+    a look-ahead is a matter of the data, and code that looked ahead once does it again.
+
+    Args:
+        codes: Factor name to the text of its ``factor.py``.
+        data: The market data that the factors are to be used with.
+        folder: Where verdicts are kept; the user's cache otherwise.
+
+    Returns:
+        One audit of them all, with the dates of the newest; None where nothing is kept.
+
+    Raises:
+        BundleError: ``bad-audit``, ``market-data-unreadable``.
+    """
+    folder = kept_folder() if folder is None else folder
+    hashes = {name: hash_code(code) for name, code in codes.items()}
+    paths = {name: sorted((folder / sha256).glob("*.json")) for name, sha256 in hashes.items()}
+    if not any(paths.values()):
+        return None
+    here = _hash_file(data)
+    kept: list[Audit] = []
+    verdicts = []
+    for name, sha256 in hashes.items():
+        for path in paths[name]:
+            audit = read_verdicts(path)
+            counted = [
+                verdict.model_copy(update={"name": name})
+                for verdict in audit.factors
+                if verdict.code_sha256 == sha256 and (path.stem == here or not verdict.causal)
+            ]
+            if counted:
+                kept.append(audit)
+                verdicts += counted
+    if not kept:
+        return None
+    newest = max(kept, key=lambda audit: audit.audited_at_utc)
+    return newest.model_copy(update={"factors": tuple(verdicts)})
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise BundleError(
+            "market-data-unreadable",
+            f"{path} cannot be read: {error.strerror or error}.",
+            "Name the daily_pv.h5 of the folder that FACTOR_CoSTEER_DATA_FOLDER names.",
+        ) from error
+    return digest.hexdigest()

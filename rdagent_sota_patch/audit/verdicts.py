@@ -1,0 +1,120 @@
+"""What an audit found, as frozen documents; also a part of a bundle's manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from rdagent_sota_patch.atomic import write_text_atomically
+from rdagent_sota_patch.errors import BundleError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FactorVerdict(_Document):
+    """The look-ahead audit of one factor.
+
+    Attributes:
+        changed_share: Share of the values before a cut that the cut changed, of the worst cut; 0 to 1.
+        max_change: Largest absolute change of such a value; null where a value came or went.
+        earliest_day: First day with a changed value, ISO; null for a causal factor.
+        lookback_days: Trading days of history that the newest value needs, the day itself counted; null where
+            it needs the whole history, or more than the audit could shorten.
+        reason: What was seen, for a factor that is not causal.
+    """
+
+    name: str
+    causal: bool
+    changed_share: float
+    max_change: float | None
+    earliest_day: str | None = None
+    lookback_days: int | None
+    code_sha256: Sha256
+    reason: str = ""
+
+
+class Audit(_Document):
+    """The look-ahead audit of factors: on which data, cut on which days, and what was found."""
+
+    audited_at_utc: str
+    data_start: str
+    data_end: str
+    cuts: tuple[str, ...]
+    factors: tuple[FactorVerdict, ...]
+
+
+def hash_code(code: str) -> str:
+    """What a verdict is about: the SHA-256 of the code's text in UTF-8."""
+    return hashlib.sha256(code.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def write_verdicts(audit: Audit, path: Path) -> None:
+    """Write an audit as JSON, whole or not at all.
+
+    Raises:
+        SotaError: ``cannot-write``.
+    """
+    write_text_atomically(path, audit.model_dump_json(indent=2) + "\n")
+
+
+def read_verdicts(path: Path) -> Audit:
+    """Read what `write_verdicts` wrote.
+
+    Raises:
+        BundleError: ``bad-audit``: there is no such file, or it is no audit.
+    """
+    try:
+        return Audit.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            "bad-audit",
+            f"{path} cannot be read as an audit: {error}",
+            "Write it anew: rdagent-sota audit LOG --data daily_pv.h5 --out FILE.",
+        ) from error
+
+
+def find_unproven(codes: Mapping[str, str], audit: Audit | None) -> tuple[Problem, ...]:
+    """What stands against using these factors where only causal ones may be.
+
+    A verdict counts for the code that it is about, whatever the factor is called. One against a code outweighs any
+    number for it.
+
+    Args:
+        codes: Factor name to the text of its ``factor.py``.
+        audit: What is known of them; None for nothing.
+
+    Returns:
+        ``factor-not-audited`` and ``factor-not-causal``, one for each factor concerned.
+    """
+    problems = []
+    for name, code in codes.items():
+        sha256 = hash_code(code)
+        verdicts = [verdict for verdict in audit.factors if verdict.code_sha256 == sha256] if audit else []
+        against = next((verdict for verdict in verdicts if not verdict.causal), None)
+        if against is not None:
+            problems.append(
+                Problem(
+                    "factor-not-causal",
+                    f"{name} was found not to be causal. {against.reason}".rstrip(),
+                    "Leave it out: mine on without it, or correct its code and mine again.",
+                )
+            )
+        elif not verdicts:
+            problems.append(
+                Problem(
+                    "factor-not-audited",
+                    f"{name}: no verdict on this code with this market data is known.",
+                    "Run: rdagent-sota audit LOG --data daily_pv.h5, with the log that it was accepted in.",
+                )
+            )
+    return tuple(problems)
