@@ -79,6 +79,8 @@ class ExperimentRecord:
         base_features: Alpha name to Qlib expression; empty where the release does not record it (0.8.0).
         base_feature_codes: File name to code of the user's own base features.
         sota_source: What the plugin recorded about the SOTA factors used, as plain data.
+        artifacts: What the plugin recorded about the weights of its back-test, as plain data.
+        embedded_weights: The weights themselves, where the session keeps them; a pickle, never loaded here.
         class_path: The experiment's class as ``module:name``; tells apart what is ``OTHER``.
         proposal: What else the hypothesis says, by its attributes in ``rdagent/core/proposal.py``.
         verdict: What else the feedback says, likewise.
@@ -101,6 +103,8 @@ class ExperimentRecord:
     base_features: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     base_feature_codes: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     sota_source: Mapping[str, Any] | None = None
+    artifacts: Mapping[str, Any] | None = None
+    embedded_weights: bytes | None = field(default=None, repr=False)
     class_path: str = ""
     proposal: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     verdict: Mapping[str, str] = field(default_factory=lambda: _NOTHING)

@@ -25,17 +25,17 @@ _PATHS: dict[tuple[str, str], type[PurePath]] = {
     for prefix in ("", "Pure")
     for flavour in ("Posix", "Windows")
 }
-_SERIES = frozenset({("pandas.core.series", "Series"), ("pandas", "Series")})
-_SERIES_MANAGER = ("pandas.core.internals.managers", "SingleBlockManager")
-_NEW_INDEX = ("pandas.core.indexes.base", "_new_Index")
-_INDEXES = frozenset({("pandas.core.indexes.base", "Index"), ("pandas", "Index")})
-_ARROW_STRINGS = frozenset({("pandas.arrays", "ArrowStringArray")})
-_BACKED_ARRAY = ("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked")
+SERIES = frozenset({("pandas.core.series", "Series"), ("pandas", "Series")})
+SERIES_MANAGER = ("pandas.core.internals.managers", "SingleBlockManager")
+NEW_INDEX = ("pandas.core.indexes.base", "_new_Index")
+INDEXES = frozenset({("pandas.core.indexes.base", "Index"), ("pandas", "Index")})
+ARROW_STRINGS = frozenset({("pandas.arrays", "ArrowStringArray")})
+BACKED_ARRAY = ("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked")
 _ARROW_OFFSETS = {"string": "i", "large_string": "q"}
-_RECONSTRUCT = frozenset(
+RECONSTRUCT = frozenset(
     {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
 )
-_FROM_BUFFER = frozenset({("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")})
+FROM_BUFFER = frozenset({("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")})
 _SCALAR = frozenset({("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")})
 _FORMATS = {
     "f8": "d", "f4": "f", "f2": "e", "b1": "?",
@@ -93,7 +93,7 @@ def thaw_metrics(value: object) -> dict[str, float]:
         return {}
     if isinstance(value, dict):
         names, values = list(value), [thaw_plain(item) for item in value.values()]
-    elif isinstance(value, Inert) and value.origin in _SERIES:
+    elif isinstance(value, Inert) and value.origin in SERIES:
         names, values = _series(value)
     else:
         raise Unthawable(f"metrics in an unknown form: {describe(value)}")
@@ -164,7 +164,7 @@ def _moment(value: Inert) -> object:
 
 def _series(series: Inert) -> tuple[list[Any], list[Any]]:
     manager = series.attributes.get("_mgr")
-    if not isinstance(manager, Inert) or manager.origin != _SERIES_MANAGER:
+    if not isinstance(manager, Inert) or manager.origin != SERIES_MANAGER:
         raise Unthawable(f"a Series in an unknown form: {describe(manager)}")
     # (axes, block values, block items, {"0.14.1": ...}); pandas keeps the first three for old readers.
     match manager.state:
@@ -176,7 +176,7 @@ def _series(series: Inert) -> tuple[list[Any], list[Any]]:
 def _index(index: object) -> list[Any]:
     match index:
         case Inert(arguments=(type() as cls, {"data": data})) if (
-            index.origin == _NEW_INDEX and getattr(cls, "origin", None) in _INDEXES
+            index.origin == NEW_INDEX and getattr(cls, "origin", None) in INDEXES
         ):
             return _array(data)
     raise Unthawable(f"an index in an unknown form: {describe(index)}")
@@ -184,17 +184,17 @@ def _index(index: object) -> list[Any]:
 
 def _array(array: object) -> list[Any]:
     if isinstance(array, Inert):
-        if array.origin in _RECONSTRUCT:
+        if array.origin in RECONSTRUCT:
             match array.state:
                 case (1, (int() as length,), Inert() as dtype, _, data):
                     return _elements(data, dtype, length)
-        elif array.origin in _FROM_BUFFER:
+        elif array.origin in FROM_BUFFER:
             match array.arguments:
                 case (data, Inert() as dtype, (int() as length,), *_):
                     return _elements(data, dtype, length)
-        elif array.origin in _ARROW_STRINGS:
-            return _arrow_strings(array.attributes.get("_pa_array"))
-        elif array.origin == _BACKED_ARRAY:
+        elif array.origin in ARROW_STRINGS:
+            return thaw_arrow_strings(array.attributes.get("_pa_array"))
+        elif array.origin == BACKED_ARRAY:
             match array.state:
                 case (Inert(origin=("pandas", "StringDtype")), Inert() as backing, *_):
                     return _array(backing)
@@ -202,17 +202,21 @@ def _array(array: object) -> list[Any]:
 
 
 def _elements(data: object, dtype: Inert, length: int) -> list[Any]:
-    code, order = _dtype(dtype)
+    code, order = thaw_dtype(dtype)
     if code == "O8" and isinstance(data, list) and len(data) == length:
         return [thaw_plain(item) for item in data]
-    raw = _bytes(data)
+    raw = thaw_bytes(data)
     if code in _FORMATS and length >= 0 and length * int(code[1]) == len(raw):
         return list(struct.unpack(f"{order}{length}{_FORMATS[code]}", raw))
     raise Unthawable(f"an array of {code}, {length} long, in {len(raw)} bytes")
 
 
-def _dtype(dtype: object) -> tuple[str, str]:
-    """Type code such as ``f8``, and byte order as `struct` spells it."""
+def thaw_dtype(dtype: object) -> tuple[str, str]:
+    """Type code of a numpy dtype such as ``f8``, and byte order as `struct` spells it.
+
+    Raises:
+        Unthawable: It is none.
+    """
     match dtype:
         case Inert(origin=("numpy", "dtype"), arguments=(str() as code, *_), state=(_, str() as order, *_)):
             return code, ">" if order == ">" else "<"
@@ -222,7 +226,7 @@ def _dtype(dtype: object) -> tuple[str, str]:
 def _scalar(value: Inert) -> Any:
     match value.arguments:
         case (Inert() as dtype, bytes() as raw):
-            code, order = _dtype(dtype)
+            code, order = thaw_dtype(dtype)
             if code.startswith("U"):
                 try:
                     return raw.decode("utf-32-le" if order == "<" else "utf-32-be").rstrip("\0")
@@ -232,8 +236,12 @@ def _scalar(value: Inert) -> Any:
     raise Unthawable(f"a scalar in an unknown form: {describe(value)}")
 
 
-def _arrow_strings(array: object) -> list[Any]:
-    """Strings from ``(type, length, nulls, offset, [validity, offsets, data], children, dictionary)``."""
+def thaw_arrow_strings(array: object) -> list[Any]:
+    """Strings from ``(type, length, nulls, offset, [validity, offsets, data], children, dictionary)``.
+
+    Raises:
+        Unthawable: It is anything else, or some are missing.
+    """
     match array:
         case Inert(
             origin=("pyarrow.lib", "_restore_array"),
@@ -266,11 +274,16 @@ def _arrow_buffer(buffer: object) -> bytes:
         case None:
             return b""
         case Inert(origin=("pyarrow.lib", "py_buffer"), arguments=(data,)):
-            return _bytes(data)
+            return thaw_bytes(data)
     raise Unthawable(f"an arrow buffer in an unknown form: {describe(buffer)}")
 
 
-def _bytes(data: object) -> bytes:
+def thaw_bytes(data: object) -> bytes:
+    """The bytes of a bytes object or a bytearray.
+
+    Raises:
+        Unthawable: It is neither.
+    """
     match data:
         case bytes() | bytearray():
             return bytes(data)

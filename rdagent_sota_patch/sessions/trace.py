@@ -32,6 +32,9 @@ _KINDS = {_FACTOR_EXPERIMENT: ExperimentKind.FACTOR, _MODEL_EXPERIMENT: Experime
 
 _OUTSIDE_HISTORY = -1
 
+EMBEDDED_NAMES = ("model.pkl", "params.pkl")
+"""Names in a sub-workspace's ``file_dict`` under which a session keeps weights."""
+
 # Attributes of Hypothesis and HypothesisFeedback, beside those that every record has (``rdagent/core/proposal.py``).
 _PROPOSAL = ("reason", "concise_reason", "concise_observation", "concise_justification", "concise_knowledge")
 _VERDICT = ("observations", "hypothesis_evaluation", "new_hypothesis")
@@ -114,10 +117,6 @@ class _Reader:
         verdict = _attributes(feedback)
         if feedback is not None and "decision" not in verdict:
             raise _foreign(f"a {describe(feedback)} in its history has no decision")
-        source = notes.take("sota_source", thaw_plain, attributes.get("sota_source"), None)
-        if source is not None and not isinstance(source, dict):
-            notes.add("sota_source", f"not a mapping: {describe(source)}")
-            source = None
         hypothesis = _attributes(attributes.get("hypothesis"))
         inherited = attributes.get("inherited_from")
         # RD-Agent overwrites an inherited experiment's base features with those of the run it is in.
@@ -135,7 +134,9 @@ class _Reader:
             based_on=self._based_on(attributes),
             base_features=self._texts(base.get("base_features"), "base_features", notes),
             base_feature_codes=self._texts(base.get("base_feature_codes"), "base_feature_codes", notes),
-            sota_source=None if source is None else MappingProxyType(source),
+            sota_source=_recorded(attributes, "sota_source", notes),
+            artifacts=_recorded(attributes, "model_artifacts", notes),
+            embedded_weights=_embedded(attributes),
             class_path=experiment.title if experiment is not None else "",
             proposal=_chosen_texts(hypothesis, _PROPOSAL, notes),
             verdict=_chosen_texts(verdict, _VERDICT, notes),
@@ -271,6 +272,26 @@ def _chosen_texts(parts: Mapping[str, Any], names: tuple[str, ...], notes: _Note
     return MappingProxyType(
         {name: _text(parts[name], name, notes) for name in names if parts.get(name) is not None}
     )
+
+
+def _recorded(attributes: Mapping[str, Any], name: str, notes: _Notes) -> Mapping[str, Any] | None:
+    """A mapping that the plugin left on an experiment."""
+    value = notes.take(name, thaw_plain, attributes.get(name), None)
+    if value is not None and not isinstance(value, dict):
+        notes.add(name, f"not a mapping: {describe(value)}")
+        value = None
+    return None if value is None else MappingProxyType(value)
+
+
+def _embedded(attributes: Mapping[str, Any]) -> bytes | None:
+    """Weights in any of the sub-workspaces: the plugin's own is one more than there are tasks."""
+    for space in _sequence(attributes.get("sub_workspace_list"), "sub_workspace_list"):
+        files = _attributes(space).get("file_dict")
+        for name in EMBEDDED_NAMES:
+            kept = files.get(name) if isinstance(files, dict) else None
+            if isinstance(kept, bytes):
+                return kept
+    return None
 
 
 def _inherited_from(value: object, notes: _Notes) -> Mapping[str, Any] | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -191,3 +192,44 @@ def test_foreign_things_are_errors(loop: object) -> None:
     with pytest.raises(SnapshotError) as caught:
         read(loop)
     assert caught.value.slug == "snapshot-foreign"
+
+
+def test_recorded_and_embedded_weights() -> None:
+    """The plugin's record is plain data, and the weights are bytes: those of one sub-workspace more than tasks."""
+    record = {"schema_version": 1, "run_id": "ab", "weights": {"name": "params.pkl", "size": 3}}
+    experiment = factor_experiment("A", model_artifacts=record)
+    carrier = Made("rdagent.core.experiment", "FBWorkspace", state={"file_dict": {"model.pkl": b"\x80\x04."}})
+    experiment.state["sub_workspace_list"].append(carrier)
+    read = read_one(experiment)
+    assert read.artifacts == record
+    assert read.embedded_weights == b"\x80\x04."
+    assert [factor.name for factor in read.factors] == ["A"]
+    assert read.unread == ()
+    assert "embedded_weights" not in repr(read)
+
+
+@pytest.mark.parametrize("kept", ["text", Made("builtins", "bytearray"), None])
+def test_weights_are_bytes_or_nothing(kept: object) -> None:
+    """Whatever else bears the weights' name is no weights; and a record that is no mapping is reported."""
+    experiment = factor_experiment("A", model_artifacts=["no mapping"])
+    experiment.state["sub_workspace_list"].append(
+        Made("rdagent.core.experiment", "FBWorkspace", state={"file_dict": {"model.pkl": kept}})
+    )
+    read = read_one(experiment)
+    assert (read.artifacts, read.embedded_weights) == (None, None)
+    assert read.unread == ("model_artifacts: not a mapping: list",)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_large_weights_are_read_quickly(trusted: bool) -> None:
+    """Sixteen megabytes of weights are neither refused nor walked byte by byte."""
+    weights = bytes(range(256)) * (1 << 16)
+    experiment = factor_experiment("A")
+    experiment.state["sub_workspace_list"].append(
+        Made("rdagent.core.experiment", "FBWorkspace", state={"file_dict": {"model.pkl": weights}})
+    )
+    payload = forge(saved_loop((experiment, feedback(True))))
+    start = time.perf_counter()
+    (record,) = read_experiments(read_inert(payload, trusted=trusted))
+    assert time.perf_counter() - start < 1.0
+    assert record.embedded_weights == weights

@@ -1,0 +1,152 @@
+"""What lies in a bundle's folder, held to what its manifest lists: files, sizes and hashes.
+
+No link is followed and nothing but plain files is opened, so that a stranger's bundle cannot lead out of its folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, REPLAY_FOLDER, SIGNATURE_NAME
+from rdagent_sota_patch.errors import BundleError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from rdagent_sota_patch.bundle.documents import ShippedFile
+
+GET_ANEW = "Get the bundle anew, or export it again; do not use this one."
+
+_BLOCK = 1 << 20
+# A link in place of a file must not be followed, and a FIFO must not block; neither flag exists on Windows.
+_OPEN_FLAGS = (
+    os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+)
+_SHOWN_NAMES = 50
+
+
+def check_files(folder: Path, files: Mapping[str, ShippedFile], *, replay: bool) -> list[Problem]:
+    """Everything in which a folder differs from a manifest's list: missing, changed, additional, no plain file.
+
+    Args:
+        folder: The bundle.
+        files: What the manifest lists, by relative POSIX path.
+        replay: Whether ``replay/`` is looked at, too.
+    """
+    unsafe = sorted(name for name in files if not is_inside(name))
+    if unsafe:
+        return [_altered(folder, f"the manifest lists {_quote(unsafe)}, which lead out of the bundle")]
+    expected = {name: entry for name, entry in files.items() if replay or not _is_evidence(name)}
+    problems, found = [], set()
+    for name, entry in _walk(folder, "", replay=replay):
+        found.add(name)
+        if name in expected:
+            wrong = _compare(folder, name, entry, expected[name])
+            problems.extend([_altered(folder, wrong)] if wrong else [])
+    missing = sorted(expected.keys() - found)
+    extra = sorted(found - expected.keys() - {MANIFEST_NAME, SIGNATURE_NAME})
+    if missing:
+        problems.append(_altered(folder, f"missing: {_quote(missing)}"))
+    if extra:
+        problems.append(_altered(folder, f"not in the manifest: {_quote(extra)}"))
+    return problems
+
+
+def read_listed(folder: Path, name: str, files: Mapping[str, ShippedFile]) -> bytes:
+    """The bytes of one listed file, held to its size and hash.
+
+    Raises:
+        BundleError: ``bundle-altered``.
+    """
+    entry = files.get(name)
+    if entry is None or not is_inside(name):
+        raise BundleError.of([_altered(folder, f"the manifest does not list {name!r}")])
+    try:
+        with _open_plain(folder / name) as file:
+            content = file.read(entry.size + 1)
+    except OSError as error:
+        raise BundleError.of(
+            [_altered(folder, f"cannot read {name!r}: {error.strerror or error}")]
+        ) from error
+    if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise BundleError.of([_altered(folder, f"{name!r} is not the file that was exported")])
+    return content
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """At most ``limit`` bytes of a plain file, and one more if it is larger.
+
+    Raises:
+        OSError: It cannot be read, or is no plain file.
+    """
+    with _open_plain(path) as file:
+        return file.read(limit + 1)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a listed name is a relative POSIX path that stays in the bundle, spelled in the one way there is."""
+    parts = PurePosixPath(name).parts
+    return (
+        bool(parts)
+        and "/".join(parts) == name
+        and not {"..", "/"} & set(parts)
+        # On Windows these would be separators, drives and streams.
+        and not set("\\:\0") & set(name)
+    )
+
+
+def _walk(folder: Path, prefix: str, *, replay: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    with os.scandir(folder / prefix) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name = f"{prefix}{entry.name}"
+            if name == REPLAY_FOLDER and not replay:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder, f"{name}/", replay=replay)
+            else:
+                yield name, entry
+
+
+def _is_evidence(name: str) -> bool:
+    return name.startswith(f"{REPLAY_FOLDER}/")
+
+
+def _compare(folder: Path, name: str, entry: os.DirEntry[str], expected: ShippedFile) -> str | None:
+    if not entry.is_file(follow_symlinks=False):
+        return f"{name!r} is no plain file"
+    digest = hashlib.sha256()
+    try:
+        with _open_plain(folder / name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected.size:
+                return f"{name!r} has {size} bytes in place of {expected.size}"
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        return f"cannot read {name!r}: {error.strerror or error}"
+    return None if digest.hexdigest() == expected.sha256 else f"{name!r} was changed: its SHA-256 is another"
+
+
+def _open_plain(path: Path) -> IO[bytes]:
+    descriptor = os.open(path, _OPEN_FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is no plain file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _quote(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:_SHOWN_NAMES]))
+    return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
+
+
+def _altered(folder: Path, text: str) -> Problem:
+    return Problem("bundle-altered", f"{folder}: {text}.", GET_ANEW)

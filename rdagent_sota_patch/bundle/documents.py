@@ -1,0 +1,236 @@
+"""The JSON documents of a bundle, as frozen objects: the format that ``docs/bundles.md`` describes.
+
+Everything here is plain data. A reader needs neither Qlib nor torch nor a pickle to know what a bundle holds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rdagent_sota_patch.audit.verdicts import Audit, Sha256
+
+SCHEMA_VERSION = 1
+"""Of every document; a bundle of another one is refused."""
+
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.json.hmac"
+ORDER_NAME = "factor_order.json"
+FACTORS_NAME = "sota_factors.json"
+META_NAME = "model_meta.json"
+CONFIG_NAME = "config.json"
+REPORT_NAME = "extract_report.json"
+WEIGHTS_NAME = "model.pkl"
+BOOSTER_NAME = "model.txt"
+TENSORS_NAME = "model.safetensors"
+CODE_NAME = "model.py"
+FACTOR_FOLDER = "factors"
+REPLAY_FOLDER = "replay"
+PREDICTIONS_NAME = "replay/predictions.parquet"
+SLICE_NAME = "replay/input.parquet"
+REPLAY_NAME = "replay/replay.json"
+
+NOT_AUDITED: Literal["not audited"] = "not audited"
+
+
+class Document(BaseModel):
+    """Base of all documents: frozen, and refusing what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ShippedFile(Document):
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class PrimaryAssets(Document):
+    """Where the main things are, relative to the bundle; the names are those of the user's sync manifest.
+
+    ``combined_factors_relpath`` is always null: back-test data is not shipped.
+    """
+
+    factor_entry_relpath: str | None
+    model_weight_relpath: str | None
+    config_relpath: str | None
+    combined_factors_relpath: None = None
+    model_meta_relpath: str | None
+    factor_order_relpath: str | None
+
+
+class Manifest(Document):
+    """``manifest.json``.
+
+    Attributes:
+        stage: ``factor``: the model trained in the last accepted factor experiment's back-test; ``model``: the
+            last accepted model experiment's.
+        loop: RD-Agent's loop index of that experiment.
+        session: ``log``, ``snapshot`` and ``signature`` of what was read.
+        times: ``exported_at_utc``, ``trained_at_utc`` (null when unknown), and train, valid and test segments.
+        versions: ``rdagent_sota_patch``, ``rdagent``, ``qlib``, ``pandas``, ``numpy``, ``lightgbm``, ``torch``,
+            ``python``; null for what is not installed where the bundle was written.
+        provenance: For a model on SOTA factors of another log: what the plugin recorded (``sota_source``).
+        files: Every file but the manifest and its signature, by relative POSIX path.
+    """
+
+    schema_version: Literal[1]
+    kind: Literal["rdagent-sota-bundle"]
+    stage: Literal["factor", "model"]
+    factors_only: bool
+    task_id: str
+    loop: int
+    session: dict[str, str]
+    times: dict[str, Any]
+    versions: dict[str, str | None]
+    primary_assets: PrimaryAssets
+    provenance: dict[str, Any] | None
+    audit: Audit | Literal["not audited"]
+    diagnostics: dict[str, Any]
+    files: dict[str, ShippedFile]
+
+
+class FactorOrder(Document):
+    """``factor_order.json``: the columns of the model's input, in the order in which it was trained.
+
+    Attributes:
+        factor_order: All features, as Qlib sorted them: lexicographic, Alpha and mined together
+            (``NestedDataLoader.load``).
+        dynamic_factor_order: The mined factors as the factor table has them.
+        alpha158_count: ``alpha_count`` under the name that readers of the first format look for.
+    """
+
+    version: Literal["v1"]
+    task_run_id: str
+    loop_id: int
+    generated_at_utc: str
+    source_file: str
+    factor_order: tuple[str, ...]
+    alpha_count: int
+    alpha158_count: int
+    dynamic_factor_count: int
+    dynamic_factor_order: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> FactorOrder:
+        if len(set(self.factor_order)) != len(self.factor_order):
+            raise ValueError("factor_order names a feature twice")
+        if not set(self.dynamic_factor_order) <= set(self.factor_order):
+            raise ValueError("dynamic_factor_order names a factor that factor_order lacks")
+        if self.dynamic_factor_count != len(self.dynamic_factor_order):
+            raise ValueError("dynamic_factor_count is not the length of dynamic_factor_order")
+        if self.alpha_count + self.dynamic_factor_count != len(self.factor_order):
+            raise ValueError("alpha_count and dynamic_factor_count do not add up to factor_order")
+        return self
+
+
+class ShippedFactor(Document):
+    """One accepted factor, with its code's place in the bundle or the reason why there is none.
+
+    Attributes:
+        in_table: Whether the factor table, and so the model, has it: upstream drops factors that correlate at
+            0.99 or more with an earlier one.
+    """
+
+    index: int
+    name: str
+    description: str
+    formulation: str
+    variables: dict[str, str]
+    loop: int
+    metrics: dict[str, float | None]
+    in_table: bool
+    code_relpath: str | None
+    missing_reason: str | None
+
+
+class ShippedFactors(Document):
+    """``sota_factors.json``: every factor of every accepted experiment, oldest first."""
+
+    schema_version: Literal[1]
+    task_id: str
+    factors: tuple[ShippedFactor, ...]
+
+
+class AlphaFeature(Document):
+    """One Alpha feature: its column's name and Qlib's expression."""
+
+    name: str
+    expression: str
+
+
+class Processor(Document):
+    """One of the handler's ``infer_processors``, in its place.
+
+    Attributes:
+        kwargs: As configured.
+        columns: For a fitted one: the features in the order of ``mean`` and ``std``, null otherwise.
+        mean, std: Fitted numbers per column, as Qlib divides by them (``RobustZScoreNorm.mean_train``, ``std_train``).
+    """
+
+    name: str
+    module: str
+    kwargs: dict[str, Any]
+    columns: tuple[str, ...] | None = None
+    mean: tuple[float | None, ...] | None = None
+    std: tuple[float | None, ...] | None = None
+
+
+class Importance(Document):
+    """What a feature meant to LightGBM: total gain and number of splits."""
+
+    feature: str
+    gain: float
+    split: int
+
+
+class Weights(Document):
+    """The weights' files: the pickle as it was trained, and the form that can be read without unpickling."""
+
+    pickle_relpath: str
+    booster_relpath: str | None = None
+    tensors_relpath: str | None = None
+    code_relpath: str | None = None
+
+
+class ModelMeta(Document):
+    """``model_meta.json``.
+
+    Attributes:
+        kind: ``lightgbm`` (``LGBModel``) or ``torch`` (``GeneralPTNN``); ``other`` for what only its pickle holds.
+        model: ``class``, ``module_path`` and ``kwargs`` of the Qlib task.
+        dataset: Likewise, without the handler.
+        handler: Likewise.
+        segments: ``train``, ``valid``, ``test`` as pairs of ISO dates.
+        step_len: Days per sample for a TimeSeries model, null for a tabular one.
+        label: Column name to Qlib expression.
+        alpha: The Alpha features that the model has, in ``factor_order``'s order; a mined factor of the same name
+            replaces one.
+        instruments: The market that was trained on, such as ``csi300``.
+        feature_importance: By gain, largest first; null where the model has none.
+    """
+
+    schema_version: Literal[1]
+    kind: Literal["lightgbm", "torch", "other"]
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    handler: dict[str, Any]
+    segments: dict[str, tuple[str | None, str | None]]
+    step_len: int | None
+    label: dict[str, str]
+    alpha: tuple[AlphaFeature, ...]
+    instruments: str
+    processors: tuple[Processor, ...]
+    weights: Weights
+    feature_importance: tuple[Importance, ...] | None
+
+
+class ReplayNotes(Document):
+    """``replay/replay.json``: which of the slice's days are compared; earlier ones are history for TimeSeries."""
+
+    schema_version: Literal[1]
+    days: tuple[str, ...]
+    predictions_rows: int
+    slice_rows: int

@@ -1,0 +1,209 @@
+"""Trading days and stocks of market data, and whether a day can be predicted with it.
+
+Qlib's calendar and markets are text files and are read as such: no Qlib is needed to find a day missing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from rdagent_sota_patch.errors import BundleError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_MARKET_NAME = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class MarketFiles:
+    """The user's market data.
+
+    Attributes:
+        data: ``daily_pv.h5``, which the mined factors read; None for a model without any.
+        qlib_dir: Qlib's provider folder, for the Alpha features and for which stocks the market has.
+    """
+
+    data: Path | None
+    qlib_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """When a stock belonged to the market; one of possibly several spans, both ends included."""
+
+    instrument: str
+    start: pd.Timestamp
+    end: pd.Timestamp
+
+
+def read_calendar(qlib_dir: Path) -> pd.DatetimeIndex:
+    """Qlib's trading days, ascending (``calendars/day.txt``).
+
+    Raises:
+        BundleError: ``bad-market-data``.
+    """
+    path = qlib_dir / "calendars" / "day.txt"
+    lines = [line.strip() for line in _read_lines(path)]
+    try:
+        days: pd.DatetimeIndex = pd.DatetimeIndex([line for line in lines if line]).sort_values()
+    except ValueError as error:
+        raise _bad_market_data(path, f"a line is not a day ({error})") from error
+    return days
+
+
+def read_memberships(qlib_dir: Path, market: str) -> tuple[Membership, ...]:
+    """Which stocks a market has and had (``instruments/<market>.txt``).
+
+    Raises:
+        BundleError: ``bad-market-data``, ``unknown-market``.
+    """
+    folder = qlib_dir / "instruments"
+    path = folder / f"{market.lower()}.txt"
+    if not _MARKET_NAME.fullmatch(market) or not path.is_file():
+        known = sorted(entry.stem for entry in folder.glob("*.txt"))
+        raise BundleError(
+            "unknown-market",
+            f"The model was trained on the market {market!r}, which Qlib's data in {qlib_dir} does not have"
+            f" (it has: {', '.join(known) or 'none'}).",
+            "Name the folder of the data that the model was trained on, brought up to date.",
+        )
+    memberships = []
+    for line in _read_lines(path):
+        if not line.strip():
+            continue
+        fields = line.rstrip("\n").split("\t")
+        try:
+            memberships.append(
+                Membership(fields[0].upper(), pd.Timestamp(fields[1]), pd.Timestamp(fields[2]))
+            )
+        except (IndexError, ValueError) as error:
+            raise _bad_market_data(path, f"cannot be read at {line.strip()!r}") from error
+    return tuple(memberships)
+
+
+def members_on(memberships: Sequence[Membership], day: pd.Timestamp) -> tuple[str, ...]:
+    """The stocks of the market on ``day``, sorted."""
+    return tuple(sorted({each.instrument for each in memberships if each.start <= day <= each.end}))
+
+
+def read_closes(qlib_dir: Path, instruments: Sequence[str], position: int) -> pd.Series:
+    """Qlib's closing prices of one day.
+
+    Args:
+        qlib_dir: Qlib's provider folder.
+        instruments: Whose; one that Qlib has no such value of is left out.
+        position: Of the day in `read_calendar`.
+
+    Returns:
+        Index instrument, float32. A file holds little-endian float32, the first of which is the position of the second
+        (``qlib/data/storage/file_storage.py``).
+    """
+    closes = {}
+    for instrument in instruments:
+        path = qlib_dir / "features" / instrument.lower() / "close.day.bin"
+        try:
+            with path.open("rb") as file:
+                start = np.frombuffer(file.read(4), "<f4")
+                offset = position - int(start[0]) if len(start) else -1
+                if offset < 0:
+                    continue
+                file.seek(4 * (offset + 1))
+                value = np.frombuffer(file.read(4), "<f4")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise _bad_market_data(path, f"cannot be read ({error})") from error
+        if len(value):
+            closes[instrument] = value[0]
+    series: pd.Series = pd.Series(closes, dtype=np.float32)
+    return series
+
+
+def find_day_problems(
+    day: pd.Timestamp,
+    days: pd.DatetimeIndex,
+    source: Path,
+    *,
+    needed: int,
+    need_of: str,
+    calendar: pd.DatetimeIndex | None = None,
+) -> list[Problem]:
+    """What keeps ``day`` from being computed with market data whose trading days are ``days``.
+
+    Args:
+        day: The day asked for.
+        days: Ascending.
+        source: The file or folder, for the message.
+        needed: Trading days of history that are needed, ``day`` itself counted.
+        need_of: What needs them, for the message.
+        calendar: All trading days, where that is known from elsewhere: a day in it that ``days`` lacks is a gap in the
+            data, not a holiday.
+    """
+    problem = _find_day_problem(day, days, source, calendar) or _find_short_history(
+        day, days, source, needed, need_of
+    )
+    return [] if problem is None else [problem]
+
+
+def _find_day_problem(
+    day: pd.Timestamp, days: pd.DatetimeIndex, source: Path, calendar: pd.DatetimeIndex | None
+) -> Problem | None:
+    text = f"{day:%Y-%m-%d}"
+    if len(days) == 0:
+        return Problem("market-data-too-short", f"{source} holds no day at all.", "Check which file it is.")
+    if day > days[-1]:
+        return Problem(
+            "market-data-too-short",
+            f"{source} ends on {days[-1]:%Y-%m-%d}, before {text}.",
+            "Bring the market data up to date, or name an earlier day.",
+        )
+    if day in days or day < days[0]:
+        return None
+    if calendar is not None and day in calendar:
+        return Problem(
+            "market-data-mismatch",
+            f"{source} lacks {text}, which Qlib's calendar has as a trading day.",
+            "Make daily_pv.h5 anew from the same Qlib data.",
+        )
+    after = int(days.searchsorted(day))
+    return Problem(
+        "not-a-trading-day",
+        f"{text} is not a trading day in {source}.",
+        f"The nearest are {days[after - 1]:%Y-%m-%d} and {days[after]:%Y-%m-%d}.",
+    )
+
+
+def _find_short_history(
+    day: pd.Timestamp, days: pd.DatetimeIndex, source: Path, needed: int, need_of: str
+) -> Problem | None:
+    known = int(days.searchsorted(day, side="right"))
+    if known >= max(needed, 1):
+        return None
+    return Problem(
+        "no-history",
+        f"{source} begins on {days[0]:%Y-%m-%d} and has {known} trading days up to {day:%Y-%m-%d}; {need_of} needs "
+        f"{max(needed, 1)}.",
+        "Name a later day, or market data that begins earlier.",
+    )
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_market_data(path, f"cannot be read ({error})") from error
+
+
+def _bad_market_data(path: Path, what: str) -> BundleError:
+    return BundleError(
+        "bad-market-data",
+        f"{path}: {what}.",
+        "--qlib-dir is Qlib's provider folder: the one with calendars, instruments and features in it.",
+    )

@@ -1,0 +1,216 @@
+"""Mined factors from market data: each factor's own code, confined, several at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from rdagent_sota_patch.bundle.documents import NOT_AUDITED, ShippedFactor
+from rdagent_sota_patch.confinement.factors import run_factor
+from rdagent_sota_patch.confinement.jail import Jail
+from rdagent_sota_patch.errors import BundleError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rdagent_sota_patch.audit.verdicts import FactorVerdict
+    from rdagent_sota_patch.bundle.opening import Bundle
+    from rdagent_sota_patch.confinement.limits import Limits
+    from rdagent_sota_patch.confinement.market import MarketTable
+
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how many of it are done, and of how many."""
+
+_SHORTEST = 32
+_SPARE = 1.25
+"""A suspended stock has fewer rows than there are trading days, and the audit did not see every one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MinedFactor:
+    """A mined factor that the model takes.
+
+    Attributes:
+        name: Of its column.
+        code: Text of its ``factor.py``.
+        lookback: Trading days that its newest value needs, the day itself counted; None where it needs the whole
+            history, or nobody knows.
+        causal: The audit's verdict; None without one.
+    """
+
+    name: str
+    code: str
+    lookback: int | None
+    causal: bool | None
+
+
+def list_mined(bundle: Bundle) -> tuple[MinedFactor, ...]:
+    """The mined factors that a bundle's model takes, in the order of its factor table.
+
+    Raises:
+        BundleError: ``factor-code-missing``, for every factor without code at once.
+    """
+    order, _ = bundle.model
+    # Of two with one name, RD-Agent keeps the later's column (`factor_runner.py`: duplicated(keep="last")).
+    shipped = {factor.name: factor for factor in bundle.factors.factors if factor.in_table}
+    problems = [_without_code(name, shipped.get(name)) for name in order.dynamic_factor_order]
+    if missing := [problem for problem in problems if problem is not None]:
+        raise BundleError.of(missing)
+    audit = bundle.manifest.audit
+    verdicts = () if audit == NOT_AUDITED else audit.factors
+    found = []
+    for name in order.dynamic_factor_order:
+        code = bundle.read(str(shipped[name].code_relpath)).decode("utf-8")
+        verdict = _find_verdict(verdicts, code)
+        lookback = verdict.lookback_days if verdict is not None else None
+        found.append(MinedFactor(name, code, lookback, None if verdict is None else verdict.causal))
+    return tuple(found)
+
+
+def _without_code(name: str, factor: ShippedFactor | None) -> Problem | None:
+    if factor is not None and factor.code_relpath is not None:
+        return None
+    reason = "the bundle does not list it" if factor is None else factor.missing_reason
+    return Problem(
+        "factor-code-missing",
+        f"The model takes the mined factor {name}, and the bundle does not have its code: {reason}.",
+        "Export the run again where its session and workspaces are whole.",
+    )
+
+
+def _find_verdict(verdicts: Sequence[FactorVerdict], code: str) -> FactorVerdict | None:
+    sha256 = hashlib.sha256(code.encode("utf-8")).hexdigest()
+    return next((verdict for verdict in verdicts if verdict.code_sha256 == sha256), None)
+
+
+def days_to_read(factor: MinedFactor) -> int | None:
+    """Trading days of history that a factor is given; None for all there are.
+
+    More than it needs, and in few sizes: the factors of one size share one file.
+    """
+    if factor.lookback is None:
+        return None
+    days = _SHORTEST
+    while days < factor.lookback * _SPARE:
+        days *= 2
+    return days
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """Cuts of the market data; they live as long as the table's jail.
+
+    Attributes:
+        files: The one that each factor is run on: it ends with the last day and reaches back far enough.
+        last_day: The last day alone.
+    """
+
+    files: Mapping[MinedFactor, Path]
+    last_day: Path
+
+
+def cut_histories(factors: Sequence[MinedFactor], table: MarketTable, days: pd.DatetimeIndex) -> Histories:
+    """Cut market data for factors that are wanted on ``days``.
+
+    Nothing after the last day is in any cut: that is what was known on that day.
+
+    Raises:
+        BundleError: ``market-data-unreadable``.
+    """
+    first = int(table.days.searchsorted(days[0]))
+    starts = {}
+    for factor in factors:
+        wanted = days_to_read(factor)
+        starts[factor] = 0 if wanted is None else max(0, first + 1 - wanted)
+    windows = sorted(set(starts.values()))
+    cuts = table.cuts([*((table.days[start], days[-1]) for start in windows), (days[-1], days[-1])])
+    by_start = dict(zip(windows, cuts, strict=False))
+    return Histories({factor: by_start[start] for factor, start in starts.items()}, cuts[-1])
+
+
+def run_mined(
+    files: Mapping[MinedFactor, Path],
+    days: pd.DatetimeIndex,
+    *,
+    limits: Limits,
+    jobs: int,
+    report: Report,
+) -> pd.DataFrame:
+    """Run factors' code, each on its market file, and take their values on ``days``.
+
+    Returns:
+        Index (datetime, instrument), sorted; one column per factor, in the order of ``files``. A row for every pair
+        that any factor has on ``days``; NaN where one has none.
+
+    Raises:
+        BundleError: Everything that is wrong with any factor at once: ``factor-failed``, ``factor-over-limit``,
+            ``factor-bad-result``, ``factor-empty``.
+    """
+    columns: dict[str, pd.Series] = {}
+    problems: dict[str, tuple[Problem, ...]] = {}
+    report("factors", 0, len(files))
+    with Jail() as jail, _pool(jobs) as pool:
+        running = {
+            pool.submit(_run_one, factor, path, days, limits, jail): factor for factor, path in files.items()
+        }
+        for done, future in enumerate(as_completed(running), start=1):
+            name = running[future].name
+            try:
+                columns[name] = future.result()
+            except BundleError as error:
+                problems[name] = error.problems
+            report("factors", done, len(files))
+    if problems:
+        in_order = [problem for factor in files for problem in problems.get(factor.name, ())]
+        raise BundleError.of(in_order)
+    if not columns:
+        empty = pd.MultiIndex.from_arrays([pd.DatetimeIndex([]), []], names=["datetime", "instrument"])
+        nothing: pd.DataFrame = pd.DataFrame(index=empty)
+        return nothing
+    joined: pd.DataFrame = pd.concat([columns[factor.name] for factor in files], axis=1).sort_index()
+    return joined
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads, each of which waits for one factor; on Ctrl-C those not begun are not begun."""
+    pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="factor")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_one(
+    factor: MinedFactor, path: Path, days: pd.DatetimeIndex, limits: Limits, jail: Jail
+) -> pd.Series:
+    outcome = run_factor(factor.code, path, limits, name=factor.name, jail=jail)
+    values = outcome.values
+    if values.index.has_duplicates:
+        raise BundleError(
+            "factor-bad-result",
+            f"{factor.name}: its result has several values for one stock on one day.",
+            "RD-Agent could not have joined such a factor either; export the run again.",
+        )
+    column = str(values.columns[0])
+    if column != factor.name:
+        raise BundleError(
+            "model-input-mismatch",
+            f"{factor.name}: its code names its column {column!r}, a feature that the model does not take.",
+            "The bundle's code is not the code that the model was trained on. Export the run again.",
+        )
+    series = values.iloc[:, 0]
+    series = series[series.index.get_level_values("datetime").isin(days)]
+    if not series[series.index.get_level_values("datetime") == days[-1]].notna().any():
+        raise BundleError(
+            "factor-empty",
+            f"{factor.name}: no stock has a value on {days[-1]:%Y-%m-%d}.",
+            "Its code may need more history, or data that this day does not have yet.",
+        )
+    return series

@@ -1,0 +1,192 @@
+"""A day's prediction as a page to look at: one HTML file that needs nothing else, no network and no script."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.prediction.page_charts import coverage_bar, histogram, range_axis, range_strip
+from rdagent_sota_patch.prediction.ranges import TodaysRange, TrainedScale, hold_against_training, scale_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rdagent_sota_patch.bundle.opening import Bundle
+    from rdagent_sota_patch.prediction.prediction import Prediction
+
+_SHOWN = 100
+"""Rows of the top list at most; the file has all."""
+
+_STYLE = """
+:root{--paper:#fbfaf7;--card:#fff;--ink:#1d232a;--soft:#68707a;--line:#e4e1da;--bar:#b9c6d3;--best:#1f6f5c;
+--warn:#a4511a;--band:#eef1ee}
+@media (prefers-color-scheme:dark){:root{--paper:#14171a;--card:#1b1f23;--ink:#e6e4df;--soft:#98a1aa;--line:#2c3238;
+--bar:#46535f;--best:#5cbfa4;--warn:#e59a63;--band:#20262a}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}
+h1{font-size:1.6rem;line-height:1.2;margin:.2rem 0}
+h2{font-size:1.05rem;margin:0 0 .2rem}
+p{margin:.2rem 0 .8rem}
+.soft{color:var(--soft)}
+section{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:1rem;margin-top:1rem}
+dl{display:flex;flex-wrap:wrap;gap:.6rem 2rem;margin:1rem 0 0}
+dt{color:var(--soft);font-size:.8rem}dd{margin:0;font-size:1.15rem;font-variant-numeric:tabular-nums}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th{font-weight:500;color:var(--soft);font-size:.8rem;text-align:left;padding:.2rem .5rem .2rem 0;vertical-align:bottom}
+td{padding:.22rem .5rem .22rem 0;border-top:1px solid var(--line);vertical-align:middle}
+.number{text-align:right}
+.name{overflow-wrap:anywhere;min-width:6rem}
+.wide{width:45%}
+.warn{color:var(--warn)}
+svg{display:block;width:100%}
+.ticks{display:flex;justify-content:space-between;font-size:.8rem;font-variant-numeric:tabular-nums}
+.axis{position:relative;height:1rem}.axis span{position:absolute;transform:translateX(-50%)}
+.bar{fill:var(--bar)}.best{fill:var(--best)}.band{fill:var(--band)}.rule{stroke:var(--line)}
+.whisker{stroke:var(--ink);stroke-width:1.5}.box{fill:var(--bar)}.middle{fill:var(--best)}
+.out .middle{fill:var(--warn)}
+ul{margin:.2rem 0;padding-left:1.1rem}
+details{margin-top:.4rem}summary{cursor:pointer;color:var(--soft)}
+@media (max-width:34rem){.wide{width:38%}td,th{padding-right:.35rem}body{font-size:14px}}
+"""
+
+
+def render_page(prediction: Prediction, bundle: Bundle) -> str:
+    """The page: best stocks, distribution of the scores, each feature's coverage and its range against the training.
+
+    Returns:
+        One HTML document. Names from the bundle and the market data stand in it as text.
+    """
+    day = f"{prediction.day:%Y-%m-%d}"
+    return (
+        "<!doctype html>\n"
+        '<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>Scores of {day}</title><style>{_STYLE}</style></head><body><main>"
+        + "".join(_parts(prediction, bundle, day))
+        + "</main></body></html>\n"
+    )
+
+
+def _parts(prediction: Prediction, bundle: Bundle, day: str) -> Iterator[str]:
+    order, meta = bundle.model
+    manifest = bundle.manifest
+    yield f'<p class="soft">{escape(manifest.task_id)}, loop {manifest.loop}</p>'
+    yield f"<h1>Scores of {day}</h1>"
+    facts = {
+        "scored": f"{len(prediction.scores):,} of {len(prediction.scores) + len(prediction.left_out):,} stocks",
+        "features": f"{len(prediction.features.columns)}",
+        "model": f"{escape(str(meta.model.get('class', meta.kind)))}"
+        + (f", {meta.step_len} days" if meta.step_len else ""),
+        "market": escape(meta.instruments),
+    }
+    yield (
+        "<dl>"
+        + "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in facts.items())
+        + "</dl>"
+    )
+    if prediction.notices:
+        lines = "".join(f"<li>{escape(notice.message)}</li>" for notice in prediction.notices)
+        yield f'<section><h2 class="warn">To know before using them</h2><ul>{lines}</ul></section>'
+    yield _scores(prediction)
+    yield _best(prediction)
+    scale = scale_of(bundle)
+    ranges = hold_against_training(prediction.features, scale)
+    yield _features(prediction.coverage, order.dynamic_factor_order, ranges, scale)
+    yield _left_out(prediction.left_out)
+
+
+def _scores(prediction: Prediction) -> str:
+    top = len(prediction.frame)
+    whole = top == len(prediction.scores)
+    note = "" if whole else f" The best {top} are marked."
+    return (
+        f'<section><h2>All scores</h2><p class="soft">How many stocks have which score.{note}</p>'
+        f"{histogram(prediction.scores['score'].to_numpy(), 0 if whole else top)}</section>"
+    )
+
+
+def _best(prediction: Prediction) -> str:
+    frame = prediction.frame.head(_SHOWN)
+    more = len(prediction.frame) - len(frame)
+    low, high = float(prediction.scores["score"].min()), float(prediction.scores["score"].max())
+    rows = "".join(
+        f'<tr><td class="number">{rank}</td><td class="name">{escape(str(name))}'
+        f"{_mark(prediction.incomplete.get(str(name), ()))}</td>"
+        f'<td class="number">{score:.6g}</td><td class="wide">{coverage_bar(_between(score, low, high))}</td></tr>'
+        for name, score, rank in zip(frame["instrument"], frame["score"], frame["rank"], strict=True)
+    )
+    note = f'<p class="soft">And {more} more in the file.</p>' if more else ""
+    return (
+        '<section><h2>Best first</h2><table><thead><tr><th class="number">rank</th><th>stock</th>'
+        '<th class="number">score</th><th>lowest to highest</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>{note}</section>"
+    )
+
+
+def _features(
+    coverage: Mapping[str, float],
+    mined: tuple[str, ...],
+    ranges: Mapping[str, TodaysRange],
+    scale: TrainedScale,
+) -> str:
+    if ranges:
+        note = (
+            "Shaded: from the lowest value of the training, at -3, to the highest, at 3. "
+            if scale.observed
+            else "Each value as the model sees it: 0 and 1 are the middle and the spread of its training. Shaded: "
+            "within 3 either way. "
+        ) + "Line: 5 % to 95 % of the stocks; box: the middle half; dot: the median."
+        head = f'<th class="wide">against the training{range_axis()}</th>'
+    else:
+        note = "This model takes raw values and brings no ranges of its training to hold today's against."
+        head = ""
+    rows = "".join(
+        _feature(name, coverage[name], ranges, mined=name in mined)
+        for name in (*mined, *(name for name in coverage if name not in mined))
+    )
+    return (
+        f'<section><h2>Features</h2><p class="soft">{note}</p><div class="scroll"><table><thead><tr><th>feature</th>'
+        f'<th class="number">have a value</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
+    )
+
+
+def _feature(name: str, share: float, ranges: Mapping[str, TodaysRange], *, mined: bool) -> str:
+    today = ranges.get(name)
+    unusual = today is not None and today.unusual
+    warning = ' <span class="warn">unusual</span>' if unusual else ""
+    origin = ' <span class="soft">mined</span>' if mined else ""
+    cells = f'<td class="name">{escape(name)}{origin}{warning}</td>'
+    low = ' class="number warn"' if share < 0.9 else ' class="number"'
+    cells += f"<td{low}>{100 * share:.1f} %</td>"
+    if ranges:
+        cells += f'<td class="wide">{range_strip(today) if today is not None else ""}</td>'
+    return f"<tr>{cells}</tr>"
+
+
+def _left_out(left_out: Mapping[str, str]) -> str:
+    if not left_out:
+        return (
+            '<section><h2>Left out</h2><p class="soft">No stock of the market: all were scored.</p></section>'
+        )
+    rows = "".join(
+        f'<tr><td class="name">{escape(name)}</td><td>{escape(reason)}</td></tr>'
+        for name, reason in left_out.items()
+    )
+    return (
+        f'<section><h2>Left out</h2><p class="soft">{len(left_out)} stocks of the market lack data.</p>'
+        f"<details><summary>Which, and why</summary><table><tbody>{rows}</tbody></table></details></section>"
+    )
+
+
+def _mark(missing: tuple[str, ...]) -> str:
+    if not missing:
+        return ""
+    return f' <span class="warn" title="{escape(", ".join(missing))}">lacks {len(missing)}</span>'
+
+
+def _between(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low) if high > low else 1.0

@@ -1,0 +1,116 @@
+"""The day asked for: whether this bundle can be used on it with this market data, and which stocks there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from rdagent_sota_patch.prediction.eligibility import find_disagreeing, require_common_stocks
+from rdagent_sota_patch.prediction.market_days import (
+    find_day_problems,
+    members_on,
+    read_calendar,
+    read_closes,
+    read_memberships,
+)
+from rdagent_sota_patch.prediction.market_table import closes_on
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rdagent_sota_patch.bundle.opening import Bundle
+    from rdagent_sota_patch.confinement.market import MarketTable
+    from rdagent_sota_patch.errors import Problem
+    from rdagent_sota_patch.prediction.market_days import MarketFiles
+    from rdagent_sota_patch.prediction.mined import Histories, MinedFactor
+
+
+def end_of_backtest(bundle: Bundle) -> pd.Timestamp:
+    """The last day that the model was back-tested on, or the day of its training where that is not written down."""
+    _, meta = bundle.model
+    end = meta.segments.get("test", (None, None))[1]
+    times = bundle.manifest.times
+    written = end or times.get("trained_at_utc") or times["exported_at_utc"]
+    day: pd.Timestamp = pd.Timestamp(str(written)[:10])
+    return day
+
+
+def find_days(
+    bundle: Bundle,
+    market: MarketFiles,
+    table: MarketTable | None,
+    factors: Sequence[MinedFactor],
+    day: pd.Timestamp,
+) -> tuple[pd.DatetimeIndex, list[Problem]]:
+    """The trading days that a sample of the model takes, and everything that is against computing them.
+
+    Args:
+        bundle: Holds a model.
+        market: The user's market data.
+        table: Its ``daily_pv.h5``; None where no factor needs it.
+        factors: The mined factors that the model takes.
+        day: The day asked for, which is the last of the sample.
+
+    Returns:
+        Ascending, and without a meaning if there are problems: ``market-data-too-short``, ``not-a-trading-day``,
+        ``no-history``, ``market-data-mismatch``.
+
+    Raises:
+        BundleError: ``bad-market-data``.
+    """
+    _, meta = bundle.model
+    steps = meta.step_len or 1
+    calendar = read_calendar(market.qlib_dir)
+    problems = find_day_problems(
+        day, calendar, market.qlib_dir, needed=steps, need_of=f"the model, which looks at {steps} days,"
+    )
+    if table is not None and market.data is not None:
+        hungriest = max(factors, key=lambda factor: factor.lookback or 0)
+        lookback = hungriest.lookback or 1
+        needed = lookback + steps - 1
+        need_of = f"the factor {hungriest.name}" if lookback > 1 else "the model"
+        known = {problem.slug for problem in problems} & {"not-a-trading-day"}
+        problems += [
+            problem
+            for problem in find_day_problems(
+                day, table.days, market.data, needed=needed, need_of=need_of, calendar=calendar
+            )
+            if problem.slug not in known
+        ]
+    position = int(calendar.searchsorted(day))
+    days: pd.DatetimeIndex = calendar[max(0, position - steps + 1) : position + 1]
+    return days, problems
+
+
+def look_at_stocks(
+    bundle: Bundle,
+    market: MarketFiles,
+    table: MarketTable | None,
+    histories: Histories | None,
+    day: pd.Timestamp,
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The market's stocks on a day, and those of them whose prices the two sources of market data disagree on.
+
+    Args:
+        bundle: Holds a model.
+        market: The user's market data.
+        table: Its ``daily_pv.h5``; None where no factor needs it.
+        histories: Its cuts.
+        day: A trading day.
+
+    Returns:
+        The stocks, sorted, and by stock what is wrong with it.
+
+    Raises:
+        BundleError: ``unknown-market``, ``bad-market-data``, ``unknown-instruments``, ``market-data-mismatch``.
+    """
+    _, meta = bundle.model
+    members = members_on(read_memberships(market.qlib_dir, meta.instruments), day)
+    if table is None or histories is None:
+        return members, {}
+    require_common_stocks(members, table.instruments, table.data)
+    position = int(read_calendar(market.qlib_dir).searchsorted(day))
+    return members, find_disagreeing(
+        read_closes(market.qlib_dir, members, position), closes_on(table, histories.last_day), day
+    )

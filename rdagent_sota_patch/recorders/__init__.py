@@ -1,0 +1,1 @@
+"""What Qlib left of a training, in MLflow's recorder: read without running any of it."""

@@ -1,0 +1,136 @@
+"""A bundle's folder: whole or not there, and what is replaced with --force."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rdagent_sota_patch.bundle.folder import make_folder
+from rdagent_sota_patch.errors import BundleError, SotaError
+from tests.bundle.made import make_bundle
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    """Nothing stands at the target until the block has ended, and nothing beside it afterwards."""
+    target = tmp_path / "bundle"
+    with make_folder(target) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").write_text("content")
+        assert not target.exists()
+    assert contents(target) == {"deep/file": b"content"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    """An error of any kind passes through, and the half of a bundle is gone."""
+    with pytest.raises(KeyboardInterrupt), make_folder(tmp_path / "bundle") as folder:
+        (folder / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """What the system says of a write becomes one of our errors, and nothing is left."""
+    with pytest.raises(SotaError, match="No space left") as caught, make_folder(tmp_path / "bundle"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.slug == "cannot-write"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    """Without --force, nothing that exists is touched."""
+    made = make_bundle(tmp_path / "bundle")
+    before = contents(made.folder)
+    with pytest.raises(BundleError) as caught, make_folder(made.folder):
+        pytest.fail("the block must not begin")
+    assert caught.value.slug == "target-exists"
+    assert contents(made.folder) == before
+
+
+def test_force_replaces_an_old_bundle(tmp_path: Path) -> None:
+    """The new one stands there, the old one is gone, and so is all that was in between."""
+    made = make_bundle(tmp_path / "bundle")
+    with make_folder(made.folder, force=True) as folder:
+        (folder / "new").write_text("new")
+    assert contents(made.folder) == {"new": b"new"}
+    assert list(tmp_path.iterdir()) == [made.folder]
+
+
+def test_a_failed_export_keeps_the_old_bundle(tmp_path: Path) -> None:
+    """With --force, too, a failure leaves everything as it was."""
+    made = make_bundle(tmp_path / "bundle")
+    before = contents(made.folder)
+    with pytest.raises(SotaError), make_folder(made.folder, force=True) as folder:
+        (folder / "new").write_text("new")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert contents(made.folder) == before
+    assert list(tmp_path.iterdir()) == [made.folder]
+
+
+def test_the_old_bundle_comes_back_when_the_new_one_cannot_be_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two renames the old one is only aside."""
+    made = make_bundle(tmp_path / "bundle")
+    before = contents(made.folder)
+    rename = Path.rename
+
+    def fail_for_new(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    with pytest.raises(SotaError), make_folder(made.folder, force=True) as folder:
+        (folder / "new").write_text("new")
+        monkeypatch.setattr(Path, "rename", fail_for_new)
+    monkeypatch.undo()
+    assert contents(made.folder) == before
+    assert list(tmp_path.iterdir()) == [made.folder]
+
+
+def test_force_never_removes_what_is_no_bundle(tmp_path: Path) -> None:
+    """A home folder, a file, a link, somebody's manifest.json, a bundle with notes beside: all stay."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.tex").write_text("years of work")
+    file = tmp_path / "file"
+    file.write_text("text")
+    link = tmp_path / "link"
+    link.symlink_to(make_bundle(tmp_path / "linked").folder)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text('{"name": "a web app"}')
+    noted = make_bundle(tmp_path / "noted").folder
+    (noted / "notes.md").write_text("mine")
+    for target in (home, file, link, other, noted):
+        with pytest.raises(BundleError) as caught, make_folder(target, force=True):
+            pytest.fail("the block must not begin")
+        assert caught.value.slug == "target-not-a-bundle"
+    assert (home / "thesis.tex").read_text() == "years of work"
+    assert (noted / "notes.md").is_file()
+
+
+def test_force_takes_an_empty_folder(tmp_path: Path) -> None:
+    """A folder made for the bundle beforehand is no obstacle."""
+    target = tmp_path / "bundle"
+    target.mkdir()
+    with make_folder(target, force=True) as folder:
+        (folder / "new").write_text("new")
+    assert contents(target) == {"new": b"new"}
+
+
+def test_a_missing_parent_is_said(tmp_path: Path) -> None:
+    """The folder that the bundle goes into is the user's to make."""
+    with pytest.raises(SotaError) as caught, make_folder(tmp_path / "missing" / "bundle"):
+        pytest.fail("the block must not begin")
+    assert caught.value.slug == "cannot-write"
