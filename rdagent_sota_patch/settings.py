@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_FACTOR_FILE = Path("sota_factors.parquet")
 
+LARGEST_EMBEDDED_MB = 256
+"""A session may hold a factor's and a model's weights, and is read up to 1,024 MB."""
+
 _TRUE = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE = frozenset({"0", "false", "no", "off", "f", "n", ""})
 
@@ -82,7 +85,7 @@ class Settings(BaseSettings):
     use_alpha_factors: Switch = False
     sota_strict: Switch = True
     sota_require_causal: Switch = False
-    sota_embed_weights_mb: Annotated[float, Field(ge=0)] = 16.0
+    sota_embed_weights_mb: Annotated[float, Field(ge=0, le=LARGEST_EMBEDDED_MB)] = 16.0
     sota_inherit_trace: Switch = False
     sota_workspace_root: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
     rdagent_sota_disable: Switch = False
@@ -126,14 +129,6 @@ class Settings(BaseSettings):
     def unsupported(self) -> tuple[Problem, ...]:
         """What is switched on and cannot be done; going on without it would be silent."""
         problems = []
-        if self.sota_require_causal:
-            problems.append(
-                Problem(
-                    "not-in-this-version",
-                    "SOTA_REQUIRE_CAUSAL is on, but this version has no look-ahead audit.",
-                    "Unset SOTA_REQUIRE_CAUSAL.",
-                )
-            )
         if self.sota_inherit_trace and self.source in (SourceKind.WORKSPACE, SourceKind.FILE):
             problems.append(
                 Problem(
@@ -186,17 +181,17 @@ class Settings(BaseSettings):
                 f"{' and '.join(switched)} are all on; {switched[0]} comes first and is the one used.",
                 f"Switch off {' and '.join(switched[1:])} to silence this.",
             )
-        if "sota_embed_weights_mb" in self.model_fields_set:
-            yield Problem(
-                "not-in-this-version",
-                "SOTA_EMBED_WEIGHTS_MB is set, but this version keeps no weights in the session.",
-                "Unset SOTA_EMBED_WEIGHTS_MB.",
-            )
         if self.source is None and self.sota_inherit_trace:
             yield Problem(
                 "inherit-without-log",
                 "SOTA_INHERIT_TRACE is on but LOAD_SOTA_FROM_LOG is not, so it has no effect.",
                 "Set LOAD_SOTA_FROM_LOG and SOTA_LOG_PATH to inherit that run's history.",
+            )
+        if self.source is None and self.sota_require_causal:
+            yield Problem(
+                "causal-without-source",
+                "SOTA_REQUIRE_CAUSAL is on but no LOAD_SOTA_* is, so it has no effect.",
+                "Name the SOTA factors that a model stage is to use, or unset it.",
             )
         if self.source is None and self.use_alpha_factors:
             yield Problem(

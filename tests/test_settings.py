@@ -123,10 +123,29 @@ def test_several_workspace_roots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().sota_workspace_root == (Path("/a b"), Path("~/c").expanduser())
 
 
-def test_unsupported_wish_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A switch that this version cannot honour is a problem, not a shrug."""
+def test_causal_factors_need_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOTA_REQUIRE_CAUSAL is about the SOTA factors: without any it has no effect, and that is said."""
     monkeypatch.setenv("SOTA_REQUIRE_CAUSAL", "true")
-    assert [problem.slug for problem in load_settings().unsupported()] == ["not-in-this-version"]
+    assert [notice.slug for notice in load_settings().notices()] == ["causal-without-source"]
+    monkeypatch.setenv("LOAD_SOTA_FACTORS", "true")
+    settings = load_settings()
+    assert (settings.sota_require_causal, settings.notices(), settings.unsupported()) == (True, (), ())
+
+
+@pytest.mark.parametrize(("text", "megabytes"), [("0", 0.0), ("0.5", 0.5), ("256", 256.0)])
+def test_weights_limit_is_read(text: str, megabytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOTA_EMBED_WEIGHTS_MB is a number of megabytes, and setting it is nothing worth a notice."""
+    monkeypatch.setenv("SOTA_EMBED_WEIGHTS_MB", text)
+    settings = load_settings()
+    assert (settings.sota_embed_weights_mb, settings.notices()) == (megabytes, ())
+
+
+@pytest.mark.parametrize("text", ["-1", "257", "inf", "nan", "many"])
+def test_unusable_weights_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no size, or more than a session that can be read back has room for, is an error."""
+    monkeypatch.setenv("SOTA_EMBED_WEIGHTS_MB", text)
+    with pytest.raises(SettingsError, match="SOTA_EMBED_WEIGHTS_MB"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

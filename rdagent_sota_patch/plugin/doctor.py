@@ -14,6 +14,7 @@ from rdagent_sota_patch.factors.features import FeatureSet, combine_features
 from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.factors.sources import Source, find_source
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
+from rdagent_sota_patch.plugin.causal import require_causal
 from rdagent_sota_patch.plugin.host import alpha_features, model_segments, rdagent_version
 from rdagent_sota_patch.plugin.host_check import require_known_host
 from rdagent_sota_patch.plugin.market import check_market
@@ -110,6 +111,9 @@ def diagnose() -> Diagnosis:
             findings = check_segments(table, segments)
             problems.extend([*findings.errors, *check_market(table)])
             notices.extend(findings.notices)
+    if settings is not None and settings.sota_require_causal and source is not None:
+        causal = source, table.names if table else [origin.name for origin in source.origins]
+        attempt(lambda: require_causal(*causal))
     return Diagnosis(
         active, version, settings, source, table, len(alpha), features, tuple(problems), tuple(notices)
     )

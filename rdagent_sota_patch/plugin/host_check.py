@@ -76,7 +76,9 @@ _FUNCTIONS = (
     _Function(
         "core/experiment.py", "Experiment.__init__", ("self", "sub_tasks", "based_experiments", "hypothesis")
     ),
+    _Function("core/experiment.py", "FBWorkspace.__init__", ("self",)),
     _Function("core/experiment.py", "FBWorkspace.inject_files", ("self",)),
+    _Function("core/experiment.py", "Task.__init__", ("self", "name")),
     _Function(
         "core/proposal.py",
         "Hypothesis.__init__",
@@ -101,6 +103,9 @@ _FUNCTIONS = (
 
 _HISTORY = ("self.hist", "self.dag_parent", "self.idx2loop_id", "NEW_ROOT")
 """What ``Trace`` keeps a run's history in (``core/proposal.py``), for ``SOTA_INHERIT_TRACE``."""
+
+_PAIRING = "zip(exp.sub_workspace_list, exp.prop_dev_feedback)"
+"""How ``process_factor_data`` finds what it runs: no sub-workspace without a verdict, such as that of the weights."""
 
 
 def require_known_host() -> None:
@@ -148,6 +153,10 @@ def _changes(host: HostSource) -> Iterator[str]:
     for text in _HISTORY:
         if f"{text}:" not in proposal:
             yield f"core/proposal.py: Trace does not keep {text.removeprefix('self.')}."
+    if _PAIRING not in host.read(f"{_QLIB}/developer/utils.py"):
+        yield f"{_QLIB}/developer/utils.py does not pair sub-workspaces with verdicts: {_PAIRING}."
+    if "self.loop_prev_out:" not in host.read("utils/workflow/loop.py"):
+        yield "utils/workflow/loop.py: LoopBase does not keep loop_prev_out."
     runner = host.read(f"{_QLIB}/developer/model_runner.py")
     for text in (CONFIG_NAME, TABLE_NAME):
         if f'"{text}"' not in runner:

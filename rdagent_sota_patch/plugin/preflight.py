@@ -63,6 +63,10 @@ def _check(loop: Any, settings: Settings) -> None:
     if sota is None:
         return
     _check_resumed(loop, sota)
+    if settings.sota_require_causal:
+        from rdagent_sota_patch.plugin.causal import require_causal
+
+        require_causal(sota.source, sota.table.names)
     base_features = installed_release().features_of_run(loop)
     _report(sota, base_features)
     announce_features(sota, base_features, grows=_is_quant(loop))

@@ -1,4 +1,4 @@
-"""Attach to RD-Agent's loop: check before a run's first LLM call, and save factors when they are accepted.
+"""Attach to RD-Agent's loop: check before a run's first LLM call, record weights, and save factors when accepted.
 
 Both new and resumed runs pass through ``LoopBase.run`` with their base features already chosen
 (``rdagent/app/qlib_rd_loop/model.py``), and nothing before it calls the LLM. Each step that was done ends in
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +18,12 @@ from rdagent_sota_patch.errors import HostError, SotaError
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import ModuleType
+
+_QLIB_LOOPS = frozenset({"FactorRDLoop", "ModelRDLoop", "QuantRDLoop"})
+
+_MEGABYTE = 1 << 20
 
 
 def attach_loop(module: ModuleType) -> None:
@@ -35,14 +41,16 @@ def attach_loop(module: ModuleType) -> None:
     async def run_checked(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             _prepare(self)
+            _adopt(self)
             return await run(self, *args, **kwargs)
         except SotaError as error:
             _stop(error)
 
     @functools.wraps(dump)
     def dump_and_save(self: Any, path: Path | str) -> None:
-        dump(self, path)
         try:
+            with _keeping(self, Path(path)):
+                dump(self, path)
             _save(self, Path(path))
         except SotaError as error:
             _stop(error)
@@ -71,6 +79,43 @@ def _prepare(loop: Any) -> None:
         from rdagent_sota_patch.plugin.preflight import prepare_run
 
         prepare_run(loop, settings)
+
+
+def _adopt(loop: Any) -> None:
+    if _is_qlib(loop) and _weights_limit() is not None:
+        from rdagent_sota_patch.plugin.embedding import adopt_history
+
+        adopt_history(loop)
+
+
+def _keeping(loop: Any, snapshot: Path) -> AbstractContextManager[None]:
+    if not _is_qlib(loop) or (limit := _weights_limit()) is None:
+        return nullcontext()
+    from rdagent_sota_patch.plugin.embedding import keeping_weights
+
+    return keeping_weights(loop, snapshot, limit)
+
+
+def _is_qlib(loop: Any) -> bool:
+    # By name: run as a script (`python rdagent/app/qlib_rd_loop/factor.py`), the class lives in __main__.
+    return not {cls.__name__ for cls in type(loop).__mro__}.isdisjoint(_QLIB_LOOPS)
+
+
+@functools.cache
+def _weights_limit() -> int | None:
+    """Largest weights that the session keeps, in bytes; None where nothing can be recorded.
+
+    Settled once: a snapshot must not be lost to a ``.env`` that is edited during the run.
+    """
+    from rdagent_sota_patch.plugin.host_check import require_known_host
+
+    settings = load_settings()
+    try:
+        require_known_host()
+    except SotaError as error:
+        _log().warning(f"Weights are neither recorded with experiments nor kept in the session.\n{error}")
+        return None
+    return int(settings.sota_embed_weights_mb * _MEGABYTE)
 
 
 def _save(loop: Any, snapshot: Path) -> None:

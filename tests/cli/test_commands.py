@@ -177,6 +177,20 @@ def test_doctor_ready(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert source["fingerprint"].startswith("sha256:")
 
 
+def test_doctor_asks_for_an_audit(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SOTA_REQUIRE_CAUSAL the doctor names each factor that nobody audited, and still all it found."""
+    write_table(sota_workspace(log, tmp_path, monkeypatch), ("Rev5", "Gap3"))
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "true")
+    monkeypatch.setenv("SOTA_LOG_PATH", "latest")
+    monkeypatch.setenv("SOTA_REQUIRE_CAUSAL", "true")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    result = run("doctor", "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["num_features"]) == (1, 2)
+    assert [problem["slug"] for problem in document["problems"]] == ["factor-not-audited"] * 2
+    assert all("rdagent-sota audit" in problem["hint"] for problem in document["problems"])
+
+
 def test_doctor_tells_every_problem(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wish that cannot be met and a broken table are reported together, with exit code 1."""
     workspace = tmp_path / "w"
@@ -184,13 +198,13 @@ def test_doctor_tells_every_problem(log: Path, tmp_path: Path, monkeypatch: pyte
     (workspace / "combined_factors_df.parquet").write_bytes(b"no parquet")
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
     monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(workspace))
-    monkeypatch.setenv("SOTA_REQUIRE_CAUSAL", "true")
+    monkeypatch.setenv("SOTA_INHERIT_TRACE", "true")
     monkeypatch.setenv("SOTA_LOG_PATH", "latest")
     result = run("doctor", "--json")
     document = json.loads(result.stdout)
     assert result.exit_code == 1
     assert [problem["slug"] for problem in document["problems"]] == [
-        "not-in-this-version",
+        "inherit-without-log",
         "table-unreadable",
     ]
     assert [notice["slug"] for notice in document["notices"]] == ["path-without-switch"]

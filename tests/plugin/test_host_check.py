@@ -57,6 +57,13 @@ def test_release_nobody_has_heard_of(version: str, copy: Path) -> None:
     [
         ("core/proposal.py", "self.dag_parent:", "self.parents:", "Trace does not keep dag_parent"),
         (
+            f"{QLIB}/developer/utils.py",
+            "zip(exp.sub_workspace_list, exp.prop_dev_feedback)",
+            "exp.sub_workspace_list",
+            "does not pair sub-workspaces with verdicts",
+        ),
+        ("utils/workflow/loop.py", "self.loop_prev_out:", "self.outputs:", "does not keep loop_prev_out"),
+        (
             f"{QLIB}/experiment/model_experiment.py",
             "def get_scenario_all_desc(",
             "def describe(",

@@ -79,12 +79,18 @@ def test_foreign_runner_is_refused(prepare: Factory) -> None:
     assert "runner-without-sota" in line
 
 
-def test_unsupported_wish_stops(prepare: Factory, runner: Any, make_sota: Factory) -> None:
-    """What this version cannot do is not passed over."""
-    with pytest.raises(SettingsError, match="not-in-this-version"):
-        prepare(
-            make_loop("ModelRDLoop", runner), make_sota(), load_sota_factors=True, sota_require_causal=True
-        )
+def test_unproven_factors_stop(
+    prepare: Factory, runner: Any, make_sota: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SOTA_REQUIRE_CAUSAL asks for a clean audit of every factor in the table; without it nobody asks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    loop, sota = make_loop("ModelRDLoop", runner), make_sota()
+    prepare(loop, sota, load_sota_factors=True)
+    with pytest.raises(SourceError) as caught:
+        prepare(loop, sota, load_sota_factors=True, sota_require_causal=True)
+    assert [problem.slug for problem in caught.value.problems] == ["factor-not-audited"] * 2
+    lines = prepare(loop, sota, load_sota_factors=True, sota_require_causal=True, sota_strict=False)
+    assert "SOTA_STRICT is off" in lines[-1] and "factor-not-audited" in lines[-1]
 
 
 def test_resumed_run_with_other_factors_stops(prepare: Factory, runner: Any, make_sota: Factory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,9 +23,12 @@ STEPS["0.8.0"] = STEPS["1.0.0"][:-1]
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture) -> None:
     monkeypatch.chdir(tmp_path)
     mocker.patch.object(run_loop, "_log")
+    run_loop._weights_limit.cache_clear()
+    mocker.patch("rdagent_sota_patch.plugin.host_check.require_known_host")
+    mocker.patch.dict("sys.modules", {"rdagent_sota_patch.plugin.embedding": mocker.MagicMock()})
 
 
-def make_loop(release: str) -> Any:
+def make_loop(release: str, name: str = "QuantRDLoop") -> Any:
     """A loop as RD-Agent builds them: its own step overrides the base's, saving is the base's."""
     written: list[str] = []
 
@@ -40,7 +44,7 @@ def make_loop(release: str) -> Any:
     module = ModuleType("rdagent.components.workflow.rd_loop")
     module.RDLoop = RDLoop  # type: ignore[attr-defined]
     run_loop.attach_loop(module)
-    loop = type("QuantRDLoop", (RDLoop,), {})()
+    loop = type(name, (RDLoop,), {})()
     loop.written = written
     return loop
 
@@ -115,3 +119,57 @@ def test_loop_without_snapshots_is_refused() -> None:
     module.RDLoop = type("RDLoop", (), {"run": lambda self: None})  # type: ignore[attr-defined]
     with pytest.raises(HostError, match="dump"):
         run_loop.attach_loop(module)
+
+
+@pytest.mark.parametrize(("text", "limit"), [(None, 16 << 20), ("0", 0), ("0.5", 1 << 19)])
+def test_weights_are_kept_while_a_snapshot_is_written(
+    text: str | None, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around each snapshot, with the limit that the settings name; and taken out of a loaded loop before it runs."""
+    if text is not None:
+        monkeypatch.setenv("SOTA_EMBED_WEIGHTS_MB", text)
+    embedding: Any = sys.modules["rdagent_sota_patch.plugin.embedding"]
+    loop = make_loop("1.0.0")
+    asyncio.run(loop.run())
+    embedding.adopt_history.assert_called_once_with(loop)
+    seen: list[int] = []
+    entered = embedding.keeping_weights.return_value
+    entered.__enter__.side_effect = lambda: seen.append(len(loop.written))
+    entered.__exit__.side_effect = lambda *_: seen.append(len(loop.written))
+    loop.dump("s/0/2_running")
+    assert seen == [0, 1]
+    assert embedding.keeping_weights.call_args.args == (loop, Path("s/0/2_running"), limit)
+
+
+def test_settings_of_weights_are_settled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .env that is broken while the run goes on costs no snapshot."""
+    loop = make_loop("1.0.0")
+    asyncio.run(loop.run())
+    monkeypatch.setenv("SOTA_EMBED_WEIGHTS_MB", "many")
+    loop.dump("s/0/2_running")
+    assert loop.written == ["2_running"]
+
+
+def test_changed_host_records_nothing(mocker: MockerFixture) -> None:
+    """With nothing set, an RD-Agent that is built otherwise runs as ever, and it is said what is not done."""
+    changed = HostError("host-changed", "core/experiment.py has no FBWorkspace.")
+    mocker.patch("rdagent_sota_patch.plugin.host_check.require_known_host", side_effect=changed)
+    embedding: Any = sys.modules["rdagent_sota_patch.plugin.embedding"]
+    loop = make_loop("1.0.0")
+    assert asyncio.run(loop.run()) == "done"
+    loop.dump("s/0/2_running")
+    assert loop.written == ["2_running"]
+    embedding.keeping_weights.assert_not_called()
+    (warning,) = run_loop._log().warning.call_args_list
+    assert "Weights are neither recorded" in str(warning)
+
+
+def test_other_scenarios_are_left_alone() -> None:
+    """Only Qlib's loops have weights to record."""
+    embedding: Any = sys.modules["rdagent_sota_patch.plugin.embedding"]
+    loop = make_loop("1.0.0", "KaggleRDLoop")
+    asyncio.run(loop.run())
+    loop.dump("s/0/2_running")
+    assert loop.written == ["2_running"]
+    embedding.adopt_history.assert_not_called()
+    embedding.keeping_weights.assert_not_called()

@@ -1,0 +1,54 @@
+"""``SOTA_REQUIRE_CAUSAL``: every factor in the table must have passed the look-ahead audit, with this very code.
+
+What counts is what ``rdagent-sota audit`` found before, on the market data that this RD-Agent runs factor code on.
+Nothing is audited here: a run starts within seconds, or says what to audit first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.errors import Problem, SourceError
+from rdagent_sota_patch.plugin.host import factor_data_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rdagent_sota_patch.factors.sources import Source
+
+MARKET_DATA = "daily_pv.h5"
+"""What factor code reads, in the folder that ``FACTOR_CoSTEER_DATA_FOLDER`` names."""
+
+
+def require_causal(source: Source, names: Iterable[str]) -> None:
+    """Make sure that each of the factors is known not to see the future.
+
+    Args:
+        source: Where the factors come from.
+        names: The table's columns.
+
+    Raises:
+        SourceError: ``factor-not-audited`` or ``factor-not-causal``, one for every factor that is not.
+        BundleError: ``no-market-data`` or ``bad-audit``: what is known cannot be held to the data, or not be read.
+    """
+    # Where nobody asks for causal factors, the audit is not loaded.
+    from rdagent_sota_patch.audit.kept import read_kept_audit
+    from rdagent_sota_patch.audit.verdicts import find_unproven
+
+    origins = source.describe_factors(tuple(dict.fromkeys(names)))
+    codes = {origin.name: origin.code for origin in origins if origin.code}
+    kept = read_kept_audit(codes, factor_data_folder() / MARKET_DATA)
+    problems = [
+        *find_unproven(codes, kept),
+        *(_unknown(origin.name) for origin in origins if not origin.code),
+    ]
+    if problems:
+        raise SourceError.of(problems)
+
+
+def _unknown(name: str) -> Problem:
+    return Problem(
+        "factor-not-audited",
+        f"{name}: the source does not hold its code, so that no verdict can be about it.",
+        "Name the log that it was mined in (LOAD_SOTA_FROM_LOG), or unset SOTA_REQUIRE_CAUSAL.",
+    )
