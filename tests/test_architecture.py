@@ -14,11 +14,31 @@ PAGE = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAY_KNOW: dict[str, set[str]] = {
     "sessions": set(),
     "factors": {"sessions"},
-    "plugin": {"sessions", "factors"},
+    "confinement": set(),
+    "audit": {"sessions", "factors", "confinement"},
+    "bundle": {"audit"},
+    "scoring": {"bundle", "confinement", "sessions"},
+    "recorders": {"sessions", "factors", "bundle", "scoring"},
+    "prediction": {"bundle", "scoring", "confinement", "audit", "factors"},
+    "exporting": {"sessions", "factors", "bundle", "scoring", "recorders", "prediction", "audit"},
+    "plugin": {"sessions", "factors", "audit", "recorders"},
     "stages": {"sessions"},
     "demo": {"sessions", "stages"},
     "patching": set(),
-    "cli": {"sessions", "factors", "plugin", "demo", "stages", "patching"},
+    "cli": {
+        "sessions",
+        "factors",
+        "confinement",
+        "audit",
+        "bundle",
+        "scoring",
+        "prediction",
+        "exporting",
+        "plugin",
+        "demo",
+        "stages",
+        "patching",
+    },
 }
 """Who may import whom, beside the modules at the top and itself."""
 
@@ -39,13 +59,14 @@ def listed_modules() -> set[str]:
     return listed
 
 
-def imported_modules(source: Path) -> Iterator[str]:
-    """Every module that a file imports, at the top or inside."""
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+def imported_modules(source: str, name: str, *, top: bool = False) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it or at its top alone."""
+    tree = ast.parse(source)
+    for node in tree.body if top else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{source}: relative imports hide the arrow"
+            assert node.level == 0, f"{name}: relative imports hide the arrow"
             yield node.module or ""
 
 
@@ -63,7 +84,7 @@ def test_arrows_point_one_way() -> None:
     wrong = []
     for name, path in modules().items():
         own = name.split("/", maxsplit=1)[0] if "/" in name else ""
-        for module in imported_modules(path):
+        for module in imported_modules(path.read_text(encoding="utf-8"), name):
             package, _, rest = module.partition(".")
             known = rest.split(".", maxsplit=1)[0]
             allowed = MAY_KNOW.get(own, set()) | {own}
@@ -74,14 +95,28 @@ def test_arrows_point_one_way() -> None:
 
 def test_only_the_plugin_imports_rdagent() -> None:
     """`inspect` works where RD-Agent is not installed, and the demonstration runs it as a user does."""
-    hosts = {"rdagent", "qlib", "mlflow", "torch", "lightgbm"}
     wrong = [
         f"{name}: {module}"
         for name, path in modules().items()
-        for module in imported_modules(path)
-        if module.partition(".")[0] in hosts and not name.startswith("plugin/")
+        for module in imported_modules(path.read_text(encoding="utf-8"), name)
+        if module.partition(".")[0] in {"rdagent", "mlflow"} and not name.startswith("plugin/")
     ]
     assert wrong == []
+
+
+def test_heavy_libraries_are_imported_where_they_are_used() -> None:
+    """Bundles are written, opened and listed without Qlib, torch and LightGBM, which take seconds to import."""
+    heavy = {"qlib", "torch", "lightgbm", "safetensors", "tables"}
+    at_the_top, elsewhere = [], []
+    for name, path in modules().items():
+        source = path.read_text(encoding="utf-8")
+        used = {module.partition(".")[0] for module in imported_modules(source, name)} & heavy
+        if used and not name.startswith(("plugin/", "scoring/", "prediction/")):
+            elsewhere.append(name)
+        top = {module.partition(".")[0] for module in imported_modules(source, name, top=True)} & heavy
+        if top and not name.startswith("plugin/"):
+            at_the_top.append(name)
+    assert (at_the_top, elsewhere) == ([], [])
 
 
 def test_every_dependency_is_accounted_for() -> None:

@@ -9,6 +9,7 @@ import typer
 from dotenv import load_dotenv
 
 from rdagent_sota_patch import __version__
+from rdagent_sota_patch.cli import bundle_commands
 from rdagent_sota_patch.cli.output import JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.errors import SettingsError
@@ -21,6 +22,13 @@ app = typer.Typer(
 )
 
 app.add_typer(patch, name="patch")
+for command in (
+    bundle_commands.export,
+    bundle_commands.verify,
+    bundle_commands.audit,
+    bundle_commands.predict,
+):
+    app.command()(command)
 
 LogArgument = Annotated[
     Path, typer.Argument(help="A run's log folder, its __session__, one snapshot file, or 'latest'.")

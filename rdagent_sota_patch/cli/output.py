@@ -66,6 +66,15 @@ def print_problems(problems: Iterable[Problem], *, style: str = "red", mark: str
             err.print(Text(f"  → {clean(problem.hint)}", style="cyan"), soft_wrap=True)
 
 
+def tell_of_open_ways() -> None:
+    """Before code that nobody vouches for is run: say so where this system cannot keep it in."""
+    from rdagent_sota_patch.confinement.probe import what_confines
+
+    notice = what_confines().notice()
+    if notice is not None:
+        print_problems([notice], style="yellow", mark="!")
+
+
 def problem_to_plain(problem: Problem) -> dict[str, str]:
     """A problem as JSON has it."""
     return {"slug": problem.slug, "message": problem.message, "hint": problem.hint}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tests.benchmarks import factor_table, inspection, locating, model_loop, startup
+from tests.benchmarks import factor_table, inspection, locating, model_loop, prediction, shipping, startup
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.report import render
 from tests.sessions.generated_log import PlannedLoop, generate_log
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.comparison import Comparison
 
-NAMES = ("startup", "locating", "inspection", "model_loop")
+NAMES = ("startup", "locating", "inspection", "model_loop", "shipping", "prediction")
 _PROGRESS = Console(stderr=True)
 
 
@@ -66,6 +66,12 @@ def measure_all(folder: Path, names: Sequence[str]) -> list[Comparison]:
         with _doing("model loops in fresh processes"):
             comparisons += model_loop.measure(folder)
         comparisons += preparation
+    if "shipping" in names:
+        with _doing("exporting: a table of 450 MB, weights of 500 MB"):
+            comparisons += shipping.measure(folder)
+    if "prediction" in names:
+        with _doing("predicting a day of 5,000 stocks, which takes minutes"):
+            comparisons += prediction.measure(folder)
     return comparisons
 
 

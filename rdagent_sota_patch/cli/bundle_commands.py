@@ -1,0 +1,222 @@
+"""The commands around bundles: what they take. Each one's work is imported when it is run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdagent_sota_patch.audit.windows import LEAST_CUTS
+from rdagent_sota_patch.cli.output import JsonOption, reports_errors
+from rdagent_sota_patch.confinement.limits import Limits
+
+_DEFAULTS = Limits()
+
+BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Market data that factor code reads: daily_pv.h5.")
+]
+QlibOption = Annotated[
+    Path,
+    typer.Option("--qlib-dir", help="Qlib's data: calendars, instruments, features."),
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key-file", help="The key, at least 32 bytes, that the bundle is signed with."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the bundle's model code here, and unpickle weights that have no other form."
+    ),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Seconds for each factor's code.", show_default=True)
+]
+MemoryOption = Annotated[int, typer.Option("--memory", min=64, help="MiB of memory for each factor's code.")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, help="Factors at a time; as many as there are cores if not given."),
+]
+
+QLIB_DIR = Path("~/.qlib/qlib_data/cn_data")
+"""Where RD-Agent's templates look (``provider_uri``)."""
+
+
+class StageChoice(str, Enum):
+    """Which model of a log."""
+
+    FACTOR = "factor"
+    MODEL = "model"
+
+
+@reports_errors
+def export(
+    log: Annotated[
+        Path, typer.Argument(help="A run's log folder, its __session__, one snapshot file, or 'latest'.")
+    ],
+    target: Annotated[Path, typer.Option("--out", help="The bundle's folder, which must not exist yet.")],
+    *,
+    stage: Annotated[
+        StageChoice | None,
+        typer.Option(
+            "--stage",
+            help="The model of the last accepted factor experiment's back-test, or of the last accepted model "
+            "experiment; by the kind of log if not given.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an old bundle, once the new one is whole.")
+    ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay/--no-replay", help="Ship the evidence (back-test data), or not.")
+    ] = True,
+    factors_only: Annotated[
+        bool, typer.Option("--factors-only", help="The factors alone, without a model.")
+    ] = False,
+    qlib_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--qlib-dir", help="Qlib's data for the evidence; where the training had it if not given."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Market data (daily_pv.h5): audit the factors, too.")
+    ] = None,
+    sign: Annotated[bool, typer.Option("--sign", help="Sign the bundle with the key of --key-file.")] = False,
+    key_file: KeyOption = None,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what won as a bundle: weights, factors, the order of the inputs, and the evidence."""
+    from rdagent_sota_patch.cli.export import ExportFiles, run_export
+    from rdagent_sota_patch.exporting.export import ExportOptions
+
+    options = ExportOptions(
+        stage=None if stage is None else stage.value,
+        force=force,
+        replay=replay,
+        factors_only=factors_only,
+        trust=trust,
+        qlib_dir=None if qlib_dir is None else qlib_dir.expanduser(),
+    )
+    run_export(ExportFiles(log, target, data, key_file), options, sign, as_json)
+
+
+@reports_errors
+def verify(
+    bundle: BundleArgument,
+    *,
+    data: DataOption = None,
+    qlib_dir: Annotated[
+        Path | None,
+        typer.Option("--qlib-dir", help=f"With it or --data: Qlib's data; {QLIB_DIR} if not given."),
+    ] = None,
+    trust: TrustOption = False,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _DEFAULTS.seconds,
+    memory: MemoryOption = _DEFAULTS.memory_mb,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every hash, then replay the back-test's scores: from the bundle, and with --data from market data."""
+    from rdagent_sota_patch.cli.verify import VerifyOptions, run_verify
+    from rdagent_sota_patch.prediction.market_days import MarketFiles
+
+    market = None
+    if data is not None or qlib_dir is not None:
+        market = MarketFiles(data, (qlib_dir or QLIB_DIR).expanduser())
+    limits = Limits(seconds=timeout, memory_mb=memory)
+    run_verify(bundle, VerifyOptions(market, trust, key_file, limits, jobs), as_json)
+
+
+@reports_errors
+def predict(
+    bundle: BundleArgument,
+    *,
+    day: Annotated[
+        datetime,
+        typer.Option(
+            "--date", formats=["%Y-%m-%d"], help="The trading day whose data the scores are made of."
+        ),
+    ],
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="How many of the best stocks; all if not given.")
+    ] = None,
+    target: Annotated[Path | None, typer.Option("--out", help="The scores: a .csv or .parquet file.")] = None,
+    data: DataOption = None,
+    qlib_dir: QlibOption = QLIB_DIR,
+    explain: Annotated[bool, typer.Option("--explain", help="Give the feature values, too.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
+    allow_lookahead: Annotated[
+        bool, typer.Option("--allow-lookahead", help="Go on with factors that were found to see the future.")
+    ] = False,
+    trust: TrustOption = False,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _DEFAULTS.seconds,
+    memory: MemoryOption = _DEFAULTS.memory_mb,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score the stocks of a day with a bundle."""
+    from rdagent_sota_patch.cli.predict import PredictFiles, run_predict
+    from rdagent_sota_patch.prediction.market_days import MarketFiles
+    from rdagent_sota_patch.prediction.prediction import PredictOptions
+
+    options = PredictOptions(
+        day=day.date(),
+        top=top,
+        explain=explain,
+        allow_lookahead=allow_lookahead,
+        trust=trust,
+        limits=Limits(seconds=timeout, memory_mb=memory),
+    )
+    if jobs is not None:
+        options = replace(options, jobs=jobs)
+    market = MarketFiles(data, qlib_dir.expanduser())
+    run_predict(PredictFiles(bundle, market, target, page, key_file), options, as_json)
+
+
+@reports_errors
+def audit(
+    target: Annotated[
+        Path,
+        typer.Argument(help="A run's log folder or 'latest', or a bundle's folder.", metavar="LOG|BUNDLE"),
+    ],
+    *,
+    data: Annotated[
+        Path, typer.Option("--data", help="Market data that factor code reads: daily_pv.h5, in full length.")
+    ],
+    verdicts: Annotated[
+        Path | None, typer.Option("--out", help="Write the verdicts to this file, too.")
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option("--picture", help="Folder for a picture (SVG) of each factor that sees the future."),
+    ] = None,
+    cuts: Annotated[
+        int, typer.Option("--cuts", min=LEAST_CUTS, help="On how many days to cut the data off.")
+    ] = LEAST_CUTS,
+    timeout: TimeoutOption = _DEFAULTS.seconds,
+    memory: MemoryOption = _DEFAULTS.memory_mb,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", min=1, help="Factors at a time; half as many as there are cores if not given."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which mined factors see the future, and how much history each needs."""
+    from rdagent_sota_patch.audit.auditing import AuditOptions
+    from rdagent_sota_patch.cli.audit import AuditRequest, run_audit
+
+    limits = Limits(seconds=timeout, memory_mb=memory)
+    options = AuditOptions(cuts=cuts, limits=limits)
+    if jobs is not None:
+        options = replace(options, jobs=jobs)
+    run_audit(AuditRequest(target, data, verdicts, pictures, options), as_json)

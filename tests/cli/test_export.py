@@ -1,0 +1,124 @@
+"""``rdagent-sota export`` as people and programs use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rdagent_sota_patch.bundle.opening import open_bundle
+from rdagent_sota_patch.cli import app
+from tests.exporting.made_run import ORDER, make_run
+from tests.sessions.forged import factor_experiment, feedback, put, saved_loop, workspace
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """What a command loads from ``.env`` stays in this process: it goes with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's log with a workspace that can be exported, in the current folder's project."""
+    run = make_run(tmp_path / "project")
+    last = factor_experiment("GapA", "Extra", experiment_workspace=workspace(str(run.workspace)))
+    loop = saved_loop(
+        (factor_experiment("ZMom"), feedback(True)),
+        (factor_experiment("Rejected"), feedback(False)),
+        (last, feedback(True)),
+    )
+    put(run.session.log, 2, "4_record", loop)
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("SOTA_WORKSPACE_ROOT", raising=False)
+    return run.session.log
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def call_json(*arguments: object) -> tuple[Any, int]:
+    result = call(*arguments, "--json")
+    return json.loads(result.stdout), result.exit_code
+
+
+def test_text_says_what_was_shipped(log: Path, tmp_path: Path) -> None:
+    """The features, what mattered to the model, the audit that was not made, and the replay."""
+    result = call("export", log, "--out", tmp_path / "bundle")
+    assert result.exit_code == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    assert "Loop 2 of mined, factor stage" in text
+    assert "3: 3 mined + 0 Alpha" in text
+    assert "ZMom, GapA, Extra" in text
+    assert "not audited" in text
+    assert "60 scores on 5 days exactly the back-test's" in text
+    assert "%" in text.split("gain", 1)[1]
+    open_bundle(tmp_path / "bundle")
+
+
+def test_json_is_one_object(log: Path, tmp_path: Path) -> None:
+    """Everything that a program would ask for."""
+    document, code = call_json("export", log, "--out", tmp_path / "bundle")
+    assert code == 0
+    assert (document["stage"], document["loop"], document["model"]) == ("factor", 2, "lightgbm")
+    assert document["factor_order"] == list(ORDER)
+    assert document["replay"] == {"rows": 60, "days": 5, "max_difference": 0.0, "rank_correlation": 1.0}
+    assert document["audit"] == "not audited"
+    assert document["path"] == str(tmp_path / "bundle")
+    assert set(document["files"]) == set(open_bundle(tmp_path / "bundle").manifest.files)
+
+
+def test_latest_is_a_log(log: Path, tmp_path: Path) -> None:
+    """The newest run with accepted factors in this project."""
+    document, code = call_json("export", "latest", "--out", tmp_path / "bundle")
+    assert (code, document["task_id"]) == (0, log.name)
+
+
+def test_an_existing_bundle_needs_force(log: Path, tmp_path: Path) -> None:
+    """And is told apart from success by the exit code."""
+    assert call("export", log, "--out", tmp_path / "bundle").exit_code == 0
+    document, code = call_json("export", log, "--out", tmp_path / "bundle")
+    assert (code, document["problems"][0]["slug"]) == (1, "target-exists")
+    assert call("export", log, "--out", tmp_path / "bundle", "--force").exit_code == 0
+
+
+def test_parts_can_be_left_out(log: Path, tmp_path: Path) -> None:
+    """The evidence, or the model."""
+    document, _ = call_json("export", log, "--out", tmp_path / "a", "--no-replay")
+    assert document["replay"] is None
+    document, _ = call_json("export", log, "--out", tmp_path / "b", "--factors-only")
+    assert (document["factors_only"], document["model"], document["factor_order"]) == (True, None, None)
+    assert "factors alone" in call("export", log, "--out", tmp_path / "c", "--factors-only").stdout
+
+
+def test_signing(log: Path, tmp_path: Path) -> None:
+    """With a key; either option alone is a mistake, found before anything is written."""
+    key = tmp_path / "key"
+    key.write_bytes(os.urandom(32))
+    assert call("export", log, "--out", tmp_path / "a", "--sign", "--key-file", key).exit_code == 0
+    assert open_bundle(tmp_path / "a", key=key.read_bytes()).signed
+    for half in (["--sign"], ["--key-file", key]):
+        document, code = call_json("export", log, "--out", tmp_path / "b", *half)
+        assert (code, document["problems"][0]["slug"]) == (1, "bad-key-file")
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_unknown_stage_is_bad_usage(log: Path, tmp_path: Path) -> None:
+    """Exit code 2, as for any option that is misspelled."""
+    assert call("export", log, "--out", tmp_path / "bundle", "--stage", "both").exit_code == 2
+
+
+def test_the_other_stage(log: Path, tmp_path: Path) -> None:
+    """A factor log has no model of its own."""
+    document, code = call_json("export", log, "--out", tmp_path / "bundle", "--stage", "model")
+    assert (code, document["problems"][0]["slug"]) == (1, "no-accepted-model")

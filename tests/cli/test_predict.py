@@ -1,0 +1,64 @@
+"""``rdagent-sota predict`` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rdagent_sota_patch.cli.bundle_commands import predict
+from tests.bundle.made import ORDER, make_bundle
+from tests.prediction.made_market import MadeMarket, make_market
+
+app = typer.Typer()
+app.command()(predict)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeMarket:
+    return make_market(tmp_path_factory.mktemp("market"))
+
+
+def arguments(bundle: Path, made: MadeMarket, day: str, *more: str) -> list[str]:
+    files = made.files
+    return [str(bundle), "--date", day, "--data", str(files.data), "--qlib-dir", str(files.qlib_dir), *more]
+
+
+def test_writes_scores_page_and_json(tmp_path: Path, made: MadeMarket) -> None:
+    """A TimeSeries model, confined: one object on stdout, the file and the page beside it."""
+    bundle = make_bundle(tmp_path / "bundle", "time_series").folder
+    out, page = tmp_path / "scores.parquet", tmp_path / "page.html"
+    more = ("--top", "7", "--out", str(out), "--html", str(page), "--explain", "--json")
+    result = CliRunner().invoke(app, arguments(bundle, made, "2020-10-20", *more))
+    assert result.exit_code == 0, result.output
+    plain = json.loads(result.stdout)
+    assert (plain["day"], plain["scored"], len(plain["top"])) == ("2020-10-20", 51, 7)
+    assert (plain["left_out"], plain["incomplete"]) == ([], {})
+    frame = pd.read_parquet(out)
+    assert list(frame.columns) == ["instrument", "score", "rank", *ORDER]
+    assert frame.to_dict(orient="records") == plain["top"]
+    assert "Scores of 2020-10-20" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("day", "more", "slug"),
+    [
+        ("2021-10-20", (), "market-data-too-short"),
+        ("2020-10-20", ("--out", "scores.xlsx"), "unknown-format"),
+        ("2020-10-20", ("--key-file", "nowhere"), "bad-key-file"),
+    ],
+)
+def test_a_problem_leaves_with_1(
+    tmp_path: Path, made: MadeMarket, day: str, more: tuple[str, ...], slug: str
+) -> None:
+    """The slug on stderr, nothing written."""
+    bundle = make_bundle(tmp_path / "bundle").folder
+    result = CliRunner().invoke(app, arguments(bundle, made, day, *more))
+    assert result.exit_code == 1
+    assert f"[{slug}]" in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == [bundle]
