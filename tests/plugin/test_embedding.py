@@ -104,7 +104,9 @@ class Run:
 
     def records(self) -> tuple[ExperimentRecord, ...]:
         """What the log says, to a reader that imports nothing of RD-Agent."""
-        key = find_key({"ARTIFACT_SIGNING_KEY_PATH": str(self.folder.parents[1] / "key")}, self.folder / ".env")
+        key = find_key(
+            {"ARTIFACT_SIGNING_KEY_PATH": str(self.folder.parents[1] / "key")}, self.folder / ".env"
+        )
         return read_session(self.folder, key=key).experiments
 
     def resume(self, snapshot: Path) -> None:
