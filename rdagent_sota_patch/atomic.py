@@ -41,7 +41,7 @@ def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _sync_file(temporary)
+            sync_file(temporary)
         temporary.replace(target)
     except OSError as error:
         _remove(temporary)
@@ -50,7 +50,7 @@ def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
         _remove(temporary)
         raise
     if durable:
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 def write_text_atomically(path: Path, text: str, *, durable: bool = True) -> None:
@@ -79,7 +79,8 @@ def _create_beside(target: Path) -> Path:
     return temporary
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk."""
     # Windows syncs only a file that is open for writing.
     descriptor = os.open(path, os.O_RDWR)
     try:
@@ -88,7 +89,12 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's entries are on the disk, where the system can.
+
+    Raises:
+        SotaError: ``cannot-write``.
+    """
     if not hasattr(os, "O_DIRECTORY"):  # Windows has no way to sync a folder.
         return
     try:

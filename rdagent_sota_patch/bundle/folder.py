@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from rdagent_sota_patch.atomic import sync_file, sync_folder
 from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from rdagent_sota_patch.errors import BundleError, SotaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-# What network and FUSE file systems answer when a folder cannot be synced; the files are safe by then.
-_FOLDER_SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
 _LARGEST_MANIFEST = 16 << 20
 
 
@@ -110,7 +108,7 @@ def _find_loss(target: Path) -> str:
 def _put_in_place(temporary: Path, target: Path) -> None:
     if not os.path.lexists(target):
         temporary.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return
     old = target.parent / f".{secrets.token_hex(8)}.old"
     target.rename(old)
@@ -119,36 +117,15 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     _remove_tree(old)
 
 
 def _sync_tree(folder: Path) -> None:
     for path, _, files in os.walk(folder):
         for name in files:
-            # Windows syncs only a file that is open for writing.
-            descriptor = os.open(os.path.join(path, name), os.O_RDWR)  # noqa: PTH118
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        _sync_folder(path)
-
-
-def _sync_folder(folder: Path | str) -> None:
-    if not hasattr(os, "O_DIRECTORY"):  # Windows has no way to sync a folder.
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # A folder may be writable and not readable.
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _FOLDER_SYNC_UNSUPPORTED:
-            raise
-    finally:
-        os.close(descriptor)
+            sync_file(Path(path, name))
+        sync_folder(Path(path))
 
 
 def _remove_tree(folder: Path) -> None:
