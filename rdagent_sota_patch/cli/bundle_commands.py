@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
@@ -45,6 +46,17 @@ JobsOption = Annotated[
 
 QLIB_DIR = Path("~/.qlib/qlib_data/cn_data")
 """Where RD-Agent's templates look (``provider_uri``)."""
+
+
+_FACTOR_DATA = "git_ignore_folder/factor_implementation_source_data"
+"""RD-Agent's own default of ``FACTOR_CoSTEER_DATA_FOLDER`` (``components/coder/factor_coder/config.py``)."""
+
+
+def find_market_data() -> Path | None:
+    """The ``daily_pv.h5`` that this project's RD-Agent gives to factor code; None where there is none."""
+    folder = os.environ.get("FACTOR_CoSTEER_DATA_FOLDER")  # noqa: SIM112 - so RD-Agent spells it
+    path = Path(folder or _FACTOR_DATA, "daily_pv.h5")
+    return path if path.is_file() else None
 
 
 class StageChoice(str, Enum):
@@ -148,7 +160,13 @@ def predict(
         int | None, typer.Option("--top", min=1, help="How many of the best stocks; all if not given.")
     ] = None,
     target: Annotated[Path | None, typer.Option("--out", help="The scores: a .csv or .parquet file.")] = None,
-    data: DataOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Market data that factor code reads; daily_pv.h5 in FACTOR_CoSTEER_DATA_FOLDER if not given.",
+        ),
+    ] = None,
     qlib_dir: QlibOption = QLIB_DIR,
     explain: Annotated[bool, typer.Option("--explain", help="Give the feature values, too.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
@@ -177,7 +195,7 @@ def predict(
     )
     if jobs is not None:
         options = replace(options, jobs=jobs)
-    market = MarketFiles(data, qlib_dir.expanduser())
+    market = MarketFiles(data or find_market_data(), qlib_dir.expanduser())
     run_predict(PredictFiles(bundle, market, target, page, key_file), options, as_json)
 
 

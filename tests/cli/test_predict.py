@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rdagent_sota_patch.cli.bundle_commands import predict
+from rdagent_sota_patch.cli.bundle_commands import find_market_data, predict
 from tests.bundle.made import ORDER, make_bundle
 from tests.prediction.made_market import MadeMarket, make_market
 
@@ -62,3 +62,16 @@ def test_a_problem_leaves_with_1(
     assert f"[{slug}]" in result.stderr
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == [bundle]
+
+
+def test_market_data_is_rdagents_own_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its factor code reads, where the settings or RD-Agent's default put it; none is no guess."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FACTOR_CoSTEER_DATA_FOLDER", raising=False)
+    assert find_market_data() is None
+    for folder in ("git_ignore_folder/factor_implementation_source_data", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "daily_pv.h5").touch()
+    assert find_market_data() == Path("git_ignore_folder/factor_implementation_source_data/daily_pv.h5")
+    monkeypatch.setenv("FACTOR_CoSTEER_DATA_FOLDER", "elsewhere")
+    assert find_market_data() == Path("elsewhere/daily_pv.h5")

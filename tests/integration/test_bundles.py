@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from tests.integration.conftest import RealRun
+from tests.integration.conftest import RealRun, from_log
 from tests.integration.evidence import run_tool
 
 pytestmark = pytest.mark.real
@@ -229,6 +229,20 @@ def test_audit_of_a_bundle(factor_bundle: Shipped, tool: Run, data: Path) -> Non
     for factor in said["factors"]:
         assert set(factor) == {"name", "causal", "changed_share", "max_change", "lookback_days"}
         assert factor["causal"] is True and factor["changed_share"] == 0
+
+
+def test_causal_factors_can_be_required(
+    factor_bundle: Shipped, factor_run: RealRun, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """SOTA_REQUIRE_CAUSAL takes the verdicts of the export's audit; where none are kept, each factor is named."""
+    settings = from_log(factor_run, SOTA_REQUIRE_CAUSAL="true")
+    audited = run_tool(sandbox, "doctor", "--json", **settings)
+    assert audited.returncode == 0, audited.stdout
+    elsewhere = run_tool(sandbox, "doctor", "--json", **settings, XDG_CACHE_HOME=str(tmp_path))
+    assert elsewhere.returncode == 1
+    problems = json.loads(elsewhere.stdout)["problems"]
+    assert [problem["slug"] for problem in problems] == ["factor-not-audited"] * 3
+    assert all(any(name in problem["message"] for problem in problems) for name in MINED)
 
 
 def predict(
