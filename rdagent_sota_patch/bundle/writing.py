@@ -76,6 +76,8 @@ class BundleWriter:
             for count in _copy_pieces(reader, writer, source):
                 hashed.append(behind.submit(_hash_next, digest, written, count))
                 size += count
+            # It has to reach the disk before the bundle is put in place: now, while the thread is still hashing.
+            os.fsync(writer.fileno())
             for piece in hashed:
                 piece.result()
         self.files[name] = ShippedFile(size=size, sha256=digest.hexdigest())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,9 +23,18 @@ _BUFFER_BYTES = 1 << 20
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
+class ParquetTable(pq.ParquetFile):  # type: ignore[misc]
+    """``pyarrow.parquet.ParquetFile``, which otherwise parses its arrow schema anew each time it is asked."""
+
+    @cached_property
+    def schema_arrow(self) -> Any:
+        """The footer's schema."""
+        return super().schema_arrow
+
+
 @contextmanager
 def open_parquet(path: Path, *, dictionary: Sequence[str] = ()) -> Iterator[Any]:
-    """Open a parquet file as a ``pyarrow.parquet.ParquetFile``; only its footer is read.
+    """Open a parquet file as a `ParquetTable`; only its footer is read.
 
     Args:
         path: The file.
@@ -40,7 +50,7 @@ def open_parquet(path: Path, *, dictionary: Sequence[str] = ()) -> Iterator[Any]
             "Check the path; RD-Agent writes combined_factors_df.parquet into an experiment's workspace.",
         )
     try:
-        file = pq.ParquetFile(
+        file = ParquetTable(
             str(path), read_dictionary=list(dictionary) or None, buffer_size=_BUFFER_BYTES, pre_buffer=False
         )
         # Columns of a type that this pyarrow cannot express fail here rather than half-way.

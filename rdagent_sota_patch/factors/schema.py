@@ -23,6 +23,8 @@ INDEX = (DATETIME, INSTRUMENT)
 
 # A longer column name is no tuple that pandas wrote, and parsing it costs.
 _LONGEST_TUPLE = 1000
+# How nearly every column is spelled; the general way takes as long for twenty of them as reading the footer.
+_PLAIN_START = f"('{GROUP}', '"
 # pandas gives these back as they are; its own nullable types (Int64, Float64) reach Qlib as objects.
 _NUMPY_TYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {
     "float32",
@@ -271,6 +273,10 @@ def _parse_tuple(field: str) -> tuple[str, ...]:
     """The parts of a column name that pandas spelled as a tuple of text; empty for any other name."""
     if not (field.startswith("(") and field.endswith(")") and len(field) <= _LONGEST_TUPLE):
         return ()
+    if field.startswith(_PLAIN_START) and field.endswith("')"):
+        name = field[len(_PLAIN_START) : -2]
+        if "'" not in name and "\\" not in name:
+            return (GROUP, name)
     try:
         value = ast.literal_eval(field)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
