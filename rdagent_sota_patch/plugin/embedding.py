@@ -1,4 +1,4 @@
-"""Keep the last accepted weights in the session, so that a log alone is enough to export or to look at a model.
+"""Keep the last accepted weights in the session, so that they are found in the log alone.
 
 They stand where readers of sessions look for them: in ``sub_workspace_list[*].file_dict["model.pkl"]`` of the last
 accepted experiment. Not in the ``file_dict`` of one of its factors: RD-Agent writes that out as text in each later
