@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.bundle.documents import FACTOR_FOLDER, FACTORS_NAME, ShippedFactor, ShippedFactors
+from rdagent_sota_patch.errors import BundleError, Problem
 from rdagent_sota_patch.factors.provenance import FactorOrigin
 from rdagent_sota_patch.factors.sources import Source
 from rdagent_sota_patch.settings import SourceKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from rdagent_sota_patch.bundle.writing import BundleWriter
     from rdagent_sota_patch.exporting.choice import Choice
@@ -74,8 +75,23 @@ def list_factors(choice: Choice, table: Sequence[str] | None) -> tuple[AcceptedF
     return (*found, *(_unaccounted(name) for name in table if name not in accounted))
 
 
-def codes_of(factors: Iterable[AcceptedFactor]) -> dict[str, str]:
-    """Code by name of the factors that the model's table has."""
+def codes_of(factors: Collection[AcceptedFactor]) -> dict[str, str]:
+    """Code by name of the factors that the model's table has.
+
+    Raises:
+        BundleError: ``factor-code-missing``, one for each whose code is not there.
+    """
+    missing = [
+        Problem(
+            "factor-code-missing",
+            f"The model takes {factor.name}, and its code is not there to be audited: {factor.missing}.",
+            "Name the log that has its code. An export without --data lists it as missing.",
+        )
+        for factor in factors
+        if factor.in_table and factor.code is None
+    ]
+    if missing:
+        raise BundleError.of(missing)
     return {factor.name: factor.code for factor in factors if factor.in_table and factor.code is not None}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rdagent.log import rdagent_logger as logger
 
 from rdagent_sota_patch.errors import BundleError, Problem
-from rdagent_sota_patch.recorders.recorder import Recorder, find_recorder
+from rdagent_sota_patch.recorders.recorder import Recorder, find_recorder, measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +23,6 @@ RECORD = "model_artifacts"
 """The attribute of an experiment."""
 
 SCHEMA_VERSION = 1
-
-_CHUNK = 1 << 20
 
 
 def record_artifacts(experiment: Any) -> None:
@@ -86,7 +84,7 @@ def mark_embedded(experiment: Any, embedded: bool) -> None:
 
 
 def _describe(recorder: Recorder) -> dict[str, Any]:
-    size, sha256 = _measure(recorder.weights)
+    size, sha256 = measure(recorder.weights)
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment_id": recorder.experiment_id,
@@ -95,12 +93,3 @@ def _describe(recorder: Recorder) -> dict[str, Any]:
         "weights": {"name": recorder.weights.name, "size": size, "sha256": sha256},
         "embedded": False,
     }
-
-
-def _measure(path: Path) -> tuple[int, str]:
-    size, digest = 0, hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            size += len(chunk)
-            digest.update(chunk)
-    return size, digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from rdagent_sota_patch.audit.verdicts import hash_code
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED, ShippedFactor
 from rdagent_sota_patch.confinement.factors import run_factor
 from rdagent_sota_patch.confinement.jail import Jail
@@ -85,7 +85,7 @@ def _without_code(name: str, factor: ShippedFactor | None) -> Problem | None:
 
 
 def _find_verdict(verdicts: Sequence[FactorVerdict], code: str) -> FactorVerdict | None:
-    sha256 = hashlib.sha256(code.encode("utf-8")).hexdigest()
+    sha256 = hash_code(code)
     return next((verdict for verdict in verdicts if verdict.code_sha256 == sha256), None)
 
 

@@ -191,7 +191,7 @@ def _expected_recorder(workspace: Path, expected: RecorderHint) -> Recorder:
             f"The model of this experiment is gone: {folder} has no finished run with {WEIGHTS}.",
             "Restore the workspace, or export the factors alone with --factors-only.",
         )
-    size, sha256 = _measure(recorder.weights)
+    size, sha256 = measure(recorder.weights)
     if (size, sha256) != (expected.size, expected.sha256):
         raise BundleError(
             "weights-changed",
@@ -270,7 +270,12 @@ def _parse_record(path: Path, text: bytes, wanted: tuple[str, ...]) -> dict[str,
     return record
 
 
-def _measure(path: Path) -> tuple[int, str]:
+def measure(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of an artifact.
+
+    Raises:
+        BundleError: ``artifact-unreadable``.
+    """
     digest, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:

@@ -9,6 +9,7 @@ import pytest
 
 from rdagent_sota_patch.bundle.documents import ShippedFactors
 from rdagent_sota_patch.bundle.writing import BundleWriter
+from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.exporting.choice import Choice, choose_experiment
 from rdagent_sota_patch.exporting.shipped_factors import codes_of, list_factors, write_factors
 from rdagent_sota_patch.sessions.records import ExperimentRecord
@@ -74,6 +75,11 @@ def test_code_that_is_not_there(run: MadeRun) -> None:
     assert (first.name, first.in_table, first.missing) == ("ZMom", True, "the session does not hold its code")
     assert (second.name, second.in_table, second.code, second.loop) == ("Stranger", True, None, -1)
     assert "no factor of the session" in second.missing
+    # An audit of the others alone would look like one of all.
+    with pytest.raises(BundleError) as caught:
+        codes_of((first, second))
+    assert [problem.slug for problem in caught.value.problems] == ["factor-code-missing"] * 2
+    assert "Stranger" in str(caught.value)
 
 
 def test_factors_of_another_run(run: MadeRun) -> None:
