@@ -227,6 +227,10 @@ def _read_recorder(workspace: Path, folder: Path) -> Recorder | None:
     try:
         if not path.is_file() or not (folder / "artifacts" / WEIGHTS).is_file():
             return None
+        weights = (folder / "artifacts" / WEIGHTS).resolve()
+        if not weights.is_relative_to(workspace.resolve()):
+            # Copied or served as weights, a link in a stranger's workspace would give away any file.
+            raise unreadable(weights, f"{folder / 'artifacts' / WEIGHTS} leads outside of its workspace")
         with path.open("rb") as file:
             text = file.read(_LONGEST_RECORD + 1)
     except OSError as error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,26 @@ def test_an_expected_recorder_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         find_recorder(tmp_path, RecorderHint("1", "c" * 32, 7, "0" * 64))
     assert caught.value.slug == "weights-missing"
+
+
+@pytest.mark.parametrize("linked", ["params.pkl", "artifacts"])
+def test_weights_outside_of_the_workspace_are_refused(tmp_path: Path, linked: str) -> None:
+    """A link in a workspace that came from a stranger must not ship another file of the user's as weights."""
+    workspace, elsewhere = tmp_path / "workspace", tmp_path / "elsewhere"
+    run = make_run(workspace)
+    elsewhere.mkdir()
+    (elsewhere / "params.pkl").write_bytes(b"a secret")
+    place = run / "artifacts" if linked == "artifacts" else run / "artifacts" / linked
+    if linked == "artifacts":
+        shutil.rmtree(place)
+        place.symlink_to(elsewhere)
+    else:
+        place.unlink()
+        place.symlink_to(elsewhere / linked)
+    with pytest.raises(BundleError) as caught:
+        find_recorder(workspace)
+    assert caught.value.slug == "artifact-unreadable"
+    assert "outside" in str(caught.value)
 
 
 def record(**changed: object) -> dict[str, Any]:
