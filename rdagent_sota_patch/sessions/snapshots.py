@@ -15,7 +15,7 @@ from rdagent_sota_patch.sessions.signature import find_key, open_envelope
 from rdagent_sota_patch.sessions.trace import loop_class, read_experiments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SESSION_FOLDER = "__session__"
 _SHOWN = 5
@@ -94,12 +94,12 @@ def list_snapshots(folder: Path) -> tuple[list[Snapshot], list[tuple[Path, str]]
     snapshots: list[Snapshot] = []
     foreign: list[tuple[Path, str]] = []
     for loop in _entries(folder):
-        if not _is_number(loop.name) or not loop.is_dir():
+        if not _is_number(loop.name) or not _is(loop.is_dir):
             foreign.append((Path(loop.path), "not a loop's folder"))
             continue
         for file in _entries(loop.path):
             step, _, name = file.name.partition("_")
-            if name and "." not in name and _is_number(step) and file.is_file():
+            if name and "." not in name and _is_number(step) and _is(file.is_file):
                 snapshots.append(Snapshot(int(loop.name), int(step), file.path))
             else:
                 foreign.append((Path(file.path), "not named like a snapshot"))
@@ -203,6 +203,14 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         raise _unreadable(Path(folder), error) from None
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:
+        # Such as a link that leads to itself.
+        return False
 
 
 def _exists(path: Path) -> bool:

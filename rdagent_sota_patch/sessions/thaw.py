@@ -11,7 +11,7 @@ import datetime as dt
 import struct
 from itertools import pairwise
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from rdagent_sota_patch.sessions.inert import Inert
 
@@ -115,6 +115,11 @@ def describe(value: object) -> str:
     return type(value).__name__
 
 
+def is_number(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number of 64 bits at most: longer ones may be neither written out nor read in JSON."""
+    return type(value) is int and value.bit_length() < 64
+
+
 class _Plain:
     """One walk over plain data, counting what it makes: shared parts multiply when written out."""
 
@@ -125,6 +130,8 @@ class _Plain:
         self.made += 1
         if depth > _DEEPEST or self.made > _MOST_VALUES:
             raise Unthawable(f"more than {_DEEPEST} levels or {_MOST_VALUES:,} values of plain data")
+        if type(value) is int and not is_number(value):
+            raise Unthawable("a whole number of more than 64 bits")
         if value is None or isinstance(value, (str, bool, int, float, bytes)):
             return value
         if isinstance(value, (list, tuple)):

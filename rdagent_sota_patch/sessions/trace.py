@@ -15,6 +15,7 @@ from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord
 from rdagent_sota_patch.sessions.thaw import (
     Unthawable,
     describe,
+    is_number,
     thaw_bool,
     thaw_metrics,
     thaw_path,
@@ -71,7 +72,7 @@ def read_experiments(loop: object) -> tuple[ExperimentRecord, ...]:
     inherited = 0
     for position, (experiment, feedback) in enumerate(history):
         loop_index = loops.get(position, position - inherited) if isinstance(loops, dict) else None
-        if type(loop_index) is not int:
+        if not is_number(loop_index):
             raise _foreign("its trace.idx2loop_id does not map positions to loops")
         records.append(reader.read(experiment, loop_index, feedback))
         inherited += records[-1].inherited_from is not None
@@ -299,7 +300,7 @@ def _inherited_from(value: object, notes: _Notes) -> Mapping[str, Any] | None:
     if value is None:
         return None
     task_id, loop = (value.get("task_id"), value.get("loop")) if isinstance(value, dict) else (None, None)
-    if type(task_id) is not str or type(loop) is not int:
+    if type(task_id) is not str or not is_number(loop):
         notes.add("inherited_from", f"no task and loop: {describe(value)}")
         return None
     return MappingProxyType({"task_id": task_id, "loop": loop})
