@@ -77,3 +77,7 @@ class HostError(SotaError):
 
 class BundleError(SotaError):
     """A bundle, its factors' audit or their use cannot go on."""
+
+
+class ApiError(SotaError):
+    """What the results API was asked for cannot be given, or what it answered cannot be used."""

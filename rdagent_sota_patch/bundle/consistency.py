@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, SIGNATURE_NAME
+from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, SIGNATURE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ def find_contradictions(
     manifest: Manifest, order: FactorOrder | None, meta: ModelMeta | None, factors: ShippedFactors
 ) -> Iterator[str]:
     """What in the documents cannot be true together, a sentence without its full stop each."""
-    for name in (MANIFEST_NAME, SIGNATURE_NAME):
+    for name in (MANIFEST_NAME, SIGNATURE_NAME, COMPANION_NAME):
         if name in manifest.files:
             yield f"the manifest lists {name}, which it cannot know"
     yield from _unlisted(manifest, "manifest.json", list(manifest.primary_assets.model_dump().values()))

@@ -11,7 +11,7 @@ import stat
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
-from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, REPLAY_FOLDER, SIGNATURE_NAME
+from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, REPLAY_FOLDER, SIGNATURE_NAME
 from rdagent_sota_patch.errors import BundleError, Problem
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ def check_files(folder: Path, files: Mapping[str, ShippedFile], *, replay: bool)
     for name, entry in _walk(folder, "", replay=replay):
         found.add(name)
         if name in expected:
-            wrong = _compare(folder, name, entry, expected[name])
+            plain = entry.is_file(follow_symlinks=False)
+            wrong = _compare(folder, name, expected[name]) if plain else f"{name!r} is no plain file"
             problems.extend([_altered(folder, wrong)] if wrong else [])
     missing = sorted(expected.keys() - found)
-    extra = sorted(found - expected.keys() - {MANIFEST_NAME, SIGNATURE_NAME})
+    extra = sorted(found - expected.keys() - {MANIFEST_NAME, SIGNATURE_NAME, COMPANION_NAME})
     if missing:
         problems.append(_altered(folder, f"missing: {_quote(missing)}"))
     if extra:
@@ -100,6 +101,11 @@ def is_inside(name: str) -> bool:
     )
 
 
+def is_as_listed(folder: Path, name: str, expected: ShippedFile) -> bool:
+    """Whether a folder holds, under a name that `is_inside`, a plain file of this size and SHA-256."""
+    return _compare(folder, name, expected) is None
+
+
 def _walk(folder: Path, prefix: str, *, replay: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
     with os.scandir(folder / prefix) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -116,9 +122,7 @@ def _is_evidence(name: str) -> bool:
     return name.startswith(f"{REPLAY_FOLDER}/")
 
 
-def _compare(folder: Path, name: str, entry: os.DirEntry[str], expected: ShippedFile) -> str | None:
-    if not entry.is_file(follow_symlinks=False):
-        return f"{name!r} is no plain file"
+def _compare(folder: Path, name: str, expected: ShippedFile) -> str | None:
     digest = hashlib.sha256()
     try:
         with _open_plain(folder / name) as file:

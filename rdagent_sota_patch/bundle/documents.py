@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.json.hmac"
+COMPANION_NAME = "aistock_manifest.json"
+"""What ``rdagent-sota sync`` writes beside a bundle's files (``sync/companion.py``); no manifest lists it."""
 ORDER_NAME = "factor_order.json"
 FACTORS_NAME = "sota_factors.json"
 META_NAME = "model_meta.json"
@@ -95,23 +97,29 @@ class Manifest(Document):
 class FactorOrder(Document):
     """``factor_order.json``: the columns of the model's input, in the order in which it was trained.
 
-    Attributes:
-        factor_order: All features, as Qlib sorted them: lexicographic, Alpha and mined together
-            (``NestedDataLoader.load``).
-        dynamic_factor_order: The mined factors as the factor table has them.
-        alpha158_count: ``alpha_count`` under the name that readers of the first format look for.
+    The results API serves it, and its fields are described in the API's document.
     """
 
-    version: Literal["v1"]
-    task_run_id: str
-    loop_id: int
-    generated_at_utc: str
-    source_file: str
-    factor_order: tuple[str, ...]
-    alpha_count: int
-    alpha158_count: int
-    dynamic_factor_count: int
-    dynamic_factor_order: tuple[str, ...]
+    version: Annotated[Literal["v1"], Field(description="Of this document's form.")]
+    task_run_id: Annotated[str, Field(description="The run's id.")]
+    loop_id: Annotated[int, Field(description="RD-Agent's loop index of the experiment.")]
+    generated_at_utc: Annotated[str, Field(description="When it was exported, in ISO 8601 with offset.")]
+    source_file: Annotated[str, Field(description="The factor table that the model was trained on.")]
+    factor_order: Annotated[
+        tuple[str, ...],
+        Field(
+            description="All features, as Qlib sorted them (`NestedDataLoader.load`): lexicographic, Alpha and mined "
+            "together."
+        ),
+    ]
+    alpha_count: Annotated[int, Field(description="How many of them are Alpha features.")]
+    alpha158_count: Annotated[
+        int, Field(description="`alpha_count` under the name that readers of the first format look for.")
+    ]
+    dynamic_factor_count: Annotated[int, Field(description="How many of them are mined.")]
+    dynamic_factor_order: Annotated[
+        tuple[str, ...], Field(description="The mined factors as the factor table has them.")
+    ]
 
     @model_validator(mode="after")
     def _counts_agree(self) -> FactorOrder:

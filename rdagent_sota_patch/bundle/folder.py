@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import secrets
 import shutil
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +15,26 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from rdagent_sota_patch.atomic import sync_file, sync_folder
-from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, SIGNATURE_NAME, Manifest
+from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from rdagent_sota_patch.errors import BundleError, SotaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
+
+NEW_NAME = "new.tmp"
+OLD_NAME = "old.tmp"
 
 _LARGEST_MANIFEST = 16 << 20
+# linux/fcntl.h and linux/fs.h.
+_HERE = -100
+_RENAME_EXCHANGE = 2
+_CANNOT_SWAP = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
 
 
 @contextmanager
-def make_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+def make_folder(
+    target: Path, *, force: bool = False, known: Collection[str] = (), workshop: Path | None = None
+) -> Iterator[Path]:
     """Give a folder to fill, which becomes ``target`` when the block ends well.
 
     It stands beside the target and is gone when the block fails. What is written into it is waited for until
@@ -31,14 +43,19 @@ def make_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     Args:
         target: The bundle's folder; the folder it is in must exist.
         force: Whether an old bundle (or an empty folder) at ``target`` is replaced.
+        known: See `require_free`.
+        workshop: A folder on the same disk, of the caller's own, for what is not yet or no longer in place, under the
+            names `NEW_NAME` and `OLD_NAME`: whoever was killed can be cleaned up after. Beside the target if not given.
 
     Raises:
         BundleError: ``target-exists``; with ``force``, ``target-not-a-bundle`` where something other than a
             bundle would be lost.
         SotaError: ``cannot-write``, also when the disk is full.
     """
-    require_free(target, force=force)
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    require_free(target, force=force, known=known)
+    hidden = f".{secrets.token_hex(8)}"
+    temporary = target.parent / f"{hidden}.tmp" if workshop is None else workshop / NEW_NAME
+    old = target.parent / f"{hidden}.old" if workshop is None else workshop / OLD_NAME
     try:
         temporary.mkdir()
     except OSError as error:
@@ -47,8 +64,8 @@ def make_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         yield temporary
         _sync_tree(temporary)
         # Minutes may have passed.
-        require_free(target, force=force)
-        _put_in_place(temporary, target)
+        require_free(target, force=force, known=known)
+        _put_in_place(temporary, target, old)
     except OSError as error:
         _remove_tree(temporary)
         raise cannot_write(target, error) from error
@@ -57,8 +74,13 @@ def make_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         raise
 
 
-def require_free(target: Path, *, force: bool) -> None:
+def require_free(target: Path, *, force: bool, known: Collection[str] = ()) -> None:
     """Make sure that a bundle may be written to ``target``; called before any work is done for it.
+
+    Args:
+        target: The bundle's folder.
+        force: Whether an old bundle may be replaced.
+        known: Relative POSIX paths of files that may be lost, whatever the manifest there says or became.
 
     Raises:
         BundleError: ``target-exists`` or ``target-not-a-bundle``.
@@ -69,11 +91,11 @@ def require_free(target: Path, *, force: bool) -> None:
         raise BundleError(
             "target-exists", f"{target} exists.", "Choose another folder, or replace the bundle with --force."
         )
-    reason = _find_loss(target)
+    reason = _find_loss(target, known)
     if reason:
         raise BundleError(
             "target-not-a-bundle",
-            f"{target} is not replaced, --force or not: {reason}.",
+            f"{target} is not replaced: {reason}.",
             "Choose another folder, or move this one away.",
         )
 
@@ -87,38 +109,66 @@ def cannot_write(target: Path, error: OSError) -> SotaError:
     )
 
 
-def _find_loss(target: Path) -> str:
-    """What would be lost that no export has written; empty when nothing would."""
+def _find_loss(target: Path, known: Collection[str]) -> str:
+    """What would be lost that no export or sync has written; empty when nothing would."""
     if target.is_symlink() or not target.is_dir():
         return "it is not a folder"
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    if not found:
+    # Before all are listed: this may be somebody's home.
+    if next(_files(target), None) is None:
         return ""
-    manifest = target / MANIFEST_NAME
-    if not manifest.is_file() or manifest.is_symlink() or manifest.stat().st_size > _LARGEST_MANIFEST:
-        return f"it holds files and no {MANIFEST_NAME}"
-    try:
-        listed = Manifest.model_validate_json(manifest.read_bytes()).files
-    except ValidationError:
-        return f"its {MANIFEST_NAME} is not that of a bundle"
-    more = sorted(found - set(listed) - {MANIFEST_NAME, SIGNATURE_NAME})
+    listed, wrong = _read_list(target / MANIFEST_NAME)
+    if wrong and not known:
+        return wrong
+    more = sorted({*_files(target)} - {*listed, *known, MANIFEST_NAME, SIGNATURE_NAME, COMPANION_NAME})
     return f"it holds {len(more)} files that are not the bundle's, such as {more[0]}" if more else ""
 
 
-def _put_in_place(temporary: Path, target: Path) -> None:
+def _read_list(manifest: Path) -> tuple[Collection[str], str]:
+    """What a manifest lists, or why it is none."""
+    if not manifest.is_file() or manifest.is_symlink() or manifest.stat().st_size > _LARGEST_MANIFEST:
+        return (), f"it holds files and no {MANIFEST_NAME}"
+    try:
+        return Manifest.model_validate_json(manifest.read_bytes()).files, ""
+    except ValidationError:
+        return (), f"its {MANIFEST_NAME} is not that of a bundle"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """All that is no folder, by its relative POSIX path; links are not followed."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not path.is_dir():
+            yield path.relative_to(folder).as_posix()
+
+
+def _put_in_place(temporary: Path, target: Path, old: Path) -> None:
     if not os.path.lexists(target):
         temporary.rename(target)
         sync_folder(target.parent)
         return
-    old = target.parent / f".{secrets.token_hex(8)}.old"
-    target.rename(old)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
+    if _exchange(temporary, target):
+        old = temporary
+    else:
+        target.rename(old)
+        try:
+            temporary.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
     sync_folder(target.parent)
     _remove_tree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders at once, so that no reader finds none; False where the system or the disk cannot."""
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if swap is None:
+        return False
+    if swap(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in _CANNOT_SWAP:
+        return False
+    raise OSError(error, os.strerror(error), str(other))
 
 
 def _sync_tree(folder: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from dotenv import load_dotenv
 
 from rdagent_sota_patch import __version__
-from rdagent_sota_patch.cli import bundle_commands
+from rdagent_sota_patch.cli import api_commands, bundle_commands
 from rdagent_sota_patch.cli.output import JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.errors import SettingsError
@@ -27,6 +27,8 @@ for command in (
     bundle_commands.verify,
     bundle_commands.audit,
     bundle_commands.predict,
+    api_commands.serve,
+    api_commands.sync,
 ):
     app.command()(command)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +24,7 @@ from rdagent_sota_patch.cli.output import (
 from rdagent_sota_patch.errors import Problem
 from rdagent_sota_patch.scoring.replay import replay_slice
 from rdagent_sota_patch.scoring.scoring import load_scorer
+from rdagent_sota_patch.sync.companion import has_evidence, require_companion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.confinement.limits import Limits
     from rdagent_sota_patch.prediction.market_days import MarketFiles
     from rdagent_sota_patch.scoring.replay import Replayed
+    from rdagent_sota_patch.scoring.scoring import Scorer
 
 _SLICE = "the bundle's slice"
 _WHOLE = "the whole back-test"
@@ -56,25 +59,51 @@ class VerifyOptions:
 
 
 def run_verify(folder: Path, options: VerifyOptions, as_json: bool) -> None:
-    """Check a bundle, and leave with 1 if its scores are not its back-test's."""
+    """Check a bundle, and leave with 1 if its scores are not its back-test's.
+
+    One that was synced without its evidence has none to replay, and that is said.
+    """
     key = None if options.key_file is None else read_key(options.key_file)
     bundle = open_bundle(folder, key=key)
     runs: dict[str, Replayed] = {}
+    notices: list[Problem] = []
     # Asked for a back-test, a bundle of factors alone is told to have none.
     if not bundle.manifest.factors_only or options.market is not None:
         scorer = load_scorer(bundle, trust=options.trust, limits=options.limits)
-        runs[_SLICE] = replay_slice(bundle, scorer=scorer)
+        if has_evidence(bundle.manifest) or not require_companion(bundle):
+            runs[_SLICE] = replay_slice(bundle, scorer=scorer)
+        else:
+            _score_blanks(bundle, scorer)
+            notices.append(_not_replayed(bundle))
         if options.market is not None:
             tell_of_open_ways()
             runs[_WHOLE] = _recompute(bundle, options.market, options)
     problems = [_differs(bundle, name, replayed) for name, replayed in runs.items() if not replayed.within]
     if as_json:
-        print_json(_to_plain(bundle, runs, problems))
+        notes = [problem_to_plain(notice) for notice in notices]
+        print_json({**_to_plain(bundle, runs, problems), "notices": notes})
     else:
         _show(bundle, runs, options.trust)
+        print_problems(notices, style="yellow", mark="!")
         print_problems(problems)
     if problems:
         raise typer.Exit(EXIT_PROBLEM)
+
+
+def _score_blanks(bundle: Bundle, scorer: Scorer) -> None:
+    """Where there is nothing to compare with: weights or code that do not fit the order fail at any sample."""
+    order, meta = bundle.model
+    steps = () if meta.step_len is None else (meta.step_len,)
+    scorer.predict(np.zeros((2, *steps, len(order.factor_order))))
+
+
+def _not_replayed(bundle: Bundle) -> Problem:
+    return Problem(
+        "not-replayed",
+        f"{bundle.folder} was synced without its evidence: its files are as the manifest says and the model scores "
+        "samples of these features; whether its scores are the back-test's was not replayed here.",
+        "`rdagent-sota sync --with-replay` brings the evidence, which is back-test data.",
+    )
 
 
 def _recompute(bundle: Bundle, market: MarketFiles, options: VerifyOptions) -> Replayed:
@@ -152,6 +181,8 @@ def _show(bundle: Bundle, runs: dict[str, Replayed], trust: bool) -> None:
         out.print("Factors alone: there is no model to replay.", style="yellow")
         return
     out.print(_how_it_ran(bundle.meta.kind, trust or bundle.signed), style="dim", soft_wrap=True)
+    if not runs:
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("replayed")
     for name in ("days", "rows", "max. difference", "rank correlation"):

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tests.benchmarks import factor_table, inspection, locating, model_loop, prediction, shipping, startup
+from tests.benchmarks import (
+    downloads,
+    factor_table,
+    inspection,
+    locating,
+    model_loop,
+    prediction,
+    serving,
+    shipping,
+    startup,
+)
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.report import render
 from tests.sessions.generated_log import PlannedLoop, generate_log
@@ -22,7 +32,16 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.comparison import Comparison
 
-NAMES = ("startup", "locating", "inspection", "model_loop", "shipping", "prediction")
+NAMES = (
+    "startup",
+    "locating",
+    "inspection",
+    "serving",
+    "downloads",
+    "model_loop",
+    "shipping",
+    "prediction",
+)
 _PROGRESS = Console(stderr=True)
 
 
@@ -50,7 +69,7 @@ def measure_all(folder: Path, names: Sequence[str]) -> list[Comparison]:
     if "startup" in names:
         with _doing("start-up: some hundred starts of Python"):
             comparisons += startup.measure(folder)
-    if "locating" in names or "inspection" in names:
+    if {"locating", "inspection", "serving"} & set(names):
         with _doing(f"writing a log of {locating.LOOPS} loops with RD-Agent's classes"):
             log = generate_log(folder / "project" / "log" / "run", _plan())
         if "locating" in names:
@@ -59,6 +78,12 @@ def measure_all(folder: Path, names: Sequence[str]) -> list[Comparison]:
         if "inspection" in names:
             with _doing("rdagent-sota inspect and rdagent --help"):
                 comparisons += inspection.measure(folder, log)
+        if "serving" in names:
+            with _doing("serving: its anchor, and 200 clients for a minute"):
+                comparisons += serving.measure(folder, log)
+    if "downloads" in names:
+        with _doing("downloading 500 MB from the server"):
+            comparisons += downloads.measure(folder)
     if "model_loop" in names:
         with _doing("writing and preparing a table of 2,000,000 x 20"):
             factor_table.make_table(folder)

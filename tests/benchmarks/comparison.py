@@ -36,7 +36,7 @@ class Comparison:
 
     Attributes:
         name: What was measured, against what.
-        unit: Of both values: ``s``, ``ms`` or ``MB``.
+        unit: Of both values: ``s``, ``ms``, ``MB``, or what is counted.
         measured: Median over the rounds.
         reference: Median over the same rounds; None where there is nothing to compare with.
         limit: None for a figure that is only reported.

@@ -44,6 +44,8 @@ def _limit(limit: Limit | None, unit: str) -> str:
 
 def _number(value: float) -> str:
     """Three significant digits, without an exponent."""
+    if value == 0:
+        return "0"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.4f}"

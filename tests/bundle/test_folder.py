@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.bundle.folder import make_folder
+from rdagent_sota_patch.bundle import folder as folder_module
+from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME
+from rdagent_sota_patch.bundle.folder import make_folder, require_free
 from rdagent_sota_patch.errors import BundleError, SotaError
 from tests.bundle.made import make_bundle
 
@@ -66,6 +69,28 @@ def test_force_replaces_an_old_bundle(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [made.folder]
 
 
+def test_no_reader_finds_no_bundle(tmp_path: Path) -> None:
+    """The new one takes the old one's place at once, again and again."""
+    made = make_bundle(tmp_path / "bundle")
+    missed, done = [], threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            if not (made.folder / "manifest.json").exists():
+                missed.append(True)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(50):
+        with make_folder(made.folder, force=True) as folder:
+            for name, content in contents(made.folder).items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(content)
+    done.set()
+    reader.join()
+    assert not missed
+
+
 def test_a_failed_export_keeps_the_old_bundle(tmp_path: Path) -> None:
     """With --force, too, a failure leaves everything as it was."""
     made = make_bundle(tmp_path / "bundle")
@@ -80,7 +105,8 @@ def test_a_failed_export_keeps_the_old_bundle(tmp_path: Path) -> None:
 def test_the_old_bundle_comes_back_when_the_new_one_cannot_be_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two renames the old one is only aside."""
+    """Where two folders cannot be swapped, the old one is only aside between the two renames."""
+    monkeypatch.setattr(folder_module, "_exchange", lambda *_: False)
     made = make_bundle(tmp_path / "bundle")
     before = contents(made.folder)
     rename = Path.rename
@@ -134,3 +160,31 @@ def test_a_missing_parent_is_said(tmp_path: Path) -> None:
     with pytest.raises(SotaError) as caught, make_folder(tmp_path / "missing" / "bundle"):
         pytest.fail("the block must not begin")
     assert caught.value.slug == "cannot-write"
+
+
+def test_a_link_to_a_folder_is_somebodys(tmp_path: Path) -> None:
+    """It is no part of a bundle, and replacing the bundle would lose it."""
+    made = make_bundle(tmp_path / "bundle")
+    (tmp_path / "elsewhere").mkdir()
+    (made.folder / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError) as caught, make_folder(made.folder, force=True):
+        pytest.fail("the block must not begin")
+    assert caught.value.slug == "target-not-a-bundle"
+
+
+def test_an_earlier_sync_is_replaced(tmp_path: Path) -> None:
+    """Its companion goes with it; files that the caller knows go even where the manifest was damaged."""
+    folder = make_bundle(tmp_path / "bundle").folder
+    known = contents(folder).keys()
+    (folder / COMPANION_NAME).write_text("{}")
+    require_free(folder, force=True)
+    (folder / MANIFEST_NAME).write_text("damaged")
+    with pytest.raises(BundleError):
+        require_free(folder, force=True)
+    require_free(folder, force=True, known=known)
+    (folder / MANIFEST_NAME).unlink()
+    require_free(folder, force=True, known=known)
+    (folder / "notes.md").write_text("mine")
+    with pytest.raises(BundleError) as caught:
+        require_free(folder, force=True, known=known)
+    assert "notes.md" in str(caught.value)

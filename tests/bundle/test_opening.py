@@ -14,6 +14,7 @@ import pytest
 from rdagent_sota_patch.bundle.contents import is_inside
 from rdagent_sota_patch.bundle.documents import (
     BOOSTER_NAME,
+    COMPANION_NAME,
     FACTORS_NAME,
     MANIFEST_NAME,
     META_NAME,
@@ -109,6 +110,15 @@ def test_without_the_evidence_that_folder_is_not_looked_at(folder: Path) -> None
     shutil.rmtree(folder / REPLAY_FOLDER)
     assert open_bundle(folder, replay=False).meta is not None
     problems_of(folder, "bundle-altered")
+
+
+def test_a_companion_of_a_sync_is_no_foreign_file(folder: Path) -> None:
+    """By its one name beside the manifest, and nowhere else."""
+    (folder / COMPANION_NAME).write_text("{}")
+    assert open_bundle(folder).meta is not None
+    (folder / "factors" / COMPANION_NAME).write_text("{}")
+    (message,) = problems_of(folder, "bundle-altered")
+    assert f"'factors/{COMPANION_NAME}'" in message
 
 
 def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:

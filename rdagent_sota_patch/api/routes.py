@@ -1,0 +1,229 @@
+"""Which path is answered with what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Literal, TypeVar
+
+import fastapi
+from fastapi import FastAPI, Query, Request
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, Response
+
+from rdagent_sota_patch import __version__
+from rdagent_sota_patch.api.sending import respond
+from rdagent_sota_patch.bundle.documents import ORDER_NAME, FactorOrder
+from rdagent_sota_patch.pages.rendering import CONTENT_SECURITY_POLICY, render_run, render_runs
+from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
+from rdagent_sota_patch.results.schemas import (
+    Health,
+    LoopList,
+    ProblemDocument,
+    SessionAnchor,
+    SotaFactorAnchor,
+    TaskList,
+    TaskManifest,
+    TaskSummary,
+)
+from rdagent_sota_patch.results.service import Service
+from rdagent_sota_patch.results.views import JSON
+
+_RUNS_ON_A_PAGE = 20
+_MOST_RUNS = 100
+_LARGEST_OFFSET = 1_000_000
+
+TaskId = Annotated[
+    str,
+    fastapi.Path(
+        min_length=1,
+        max_length=255,
+        description="A run's id, or `latest`: the newest run with an accepted factor experiment of its own.",
+    ),
+]
+Limit = Annotated[int, Query(ge=1, le=_MOST_RUNS, description="How many runs.")]
+Offset = Annotated[int, Query(ge=0, le=_LARGEST_OFFSET, description="How many runs to pass over.")]
+Key = Annotated[
+    str,
+    Query(
+        min_length=1,
+        max_length=512,
+        description="A key from the anchor or the manifest, or the relative path of a file of the run's bundle.",
+    ),
+]
+FromReplay = Annotated[
+    bool, Query(description="A file of the bundle with its evidence, which is back-test data, or without.")
+]
+Stage = Annotated[
+    Literal["factor", "model"] | None,
+    Query(
+        description="The model of the last accepted factor experiment's back-test, or of the last accepted model "
+        "experiment; the factors' if the run has accepted any, when not given."
+    ),
+]
+WithReplay = Annotated[bool, Query(description="With the evidence, which is back-test data, or without.")]
+
+_MEANINGS = {
+    401: "The token is missing or another one.",
+    403: "The server was called by a name that is not its own.",
+    404: "There is no such run or asset.",
+    409: "The run is not in a state to give it: no accepted factors, weights gone, a log that cannot be read.",
+    412: "`If-Match`: the asset is another one by now.",
+    416: "The range lies outside the asset.",
+    422: "A parameter is not valid.",
+    500: "The server failed.",
+    503: "The server has as many connections as it takes.",
+    507: "The server has no room to put the bundle.",
+    504: "Reading or exporting took too long.",
+}
+_OF_A_RUN = (404, 409, 422, 504)
+_OF_AN_ASSET = (*_OF_A_RUN, 416, 507)
+_ASSETS = ("application/json", "application/octet-stream", "text/plain", "text/x-python")
+_OF_ANY = (401, 403, 412, 500, 503)
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add every route of the API and its pages."""
+    _add_lists(app, service)
+    _add_documents(app, service)
+    _add_assets(app, service)
+    _add_pages(app, service)
+
+
+def _add_lists(app: FastAPI, service: Service) -> None:
+    @_get(app, "/health", Health)
+    async def health(request: Request) -> Response:
+        """Say that the server answers. Needs no token."""
+        return _answer(Health(version=__version__), request)
+
+    @_get(app, "/tasks", TaskList, 422, 504)
+    async def list_tasks(request: Request, limit: Limit = _RUNS_ON_A_PAGE, offset: Offset = 0) -> Response:
+        """List the runs, newest first."""
+        return _answer(await service.list_tasks(limit, offset), request)
+
+
+def _add_documents(app: FastAPI, service: Service) -> None:
+    @_get(app, "/tasks/{task_id}", TaskManifest, *_OF_A_RUN)
+    async def manifest(task_id: TaskId, request: Request) -> Response:
+        """Say what the run is, and which assets it has."""
+        return _show((await service.find(task_id)).answer("manifest"), request)
+
+    @_get(app, "/tasks/{task_id}/summary", TaskSummary, *_OF_A_RUN)
+    async def summary(task_id: TaskId, request: Request) -> Response:
+        """Give the run in short: how many loops, the best metrics, the SOTA."""
+        return _show((await service.find(task_id)).answer("summary"), request)
+
+    @_get(app, "/tasks/{task_id}/loops", LoopList, *_OF_A_RUN)
+    async def loops(task_id: TaskId, request: Request) -> Response:
+        """Give the run's loops, oldest first: decisions, metrics, factors, models."""
+        return _show((await service.find(task_id)).answer("loops"), request)
+
+    @_get(app, "/tasks/{task_id}/session_anchor", SessionAnchor, *_OF_A_RUN)
+    async def session_anchor(task_id: TaskId, request: Request) -> Response:
+        """Say which snapshot speaks for the run."""
+        return _show((await service.find(task_id)).answer("session_anchor"), request)
+
+    @_get(app, "/tasks/{task_id}/sota_factor_anchor", SotaFactorAnchor, *_OF_A_RUN)
+    async def sota_factor_anchor(task_id: TaskId, request: Request) -> Response:
+        """Locate the last accepted factor experiment and the keys of its assets."""
+        return _show((await service.find(task_id)).answer("anchor"), request)
+
+    @_get(app, "/tasks/{task_id}/factor_order", FactorOrder, *_OF_A_RUN, 507)
+    async def factor_order(task_id: TaskId, request: Request) -> Response:
+        """Give the columns of the model's input, in the order in which it was trained."""
+        return _show(await service.find_asset(task_id, ORDER_NAME, replay=False), request)
+
+
+def _add_assets(app: FastAPI, service: Service) -> None:
+    @_get(app, "/tasks/{task_id}/asset_bytes", _ASSETS, *_OF_AN_ASSET)
+    async def asset_bytes(
+        task_id: TaskId, key: Key, request: Request, replay: FromReplay = False
+    ) -> Response:
+        """Give one asset: weights, factor code, or a file of the run's bundle."""
+        asset = await service.find_asset(task_id, key, replay=replay)
+        return respond(asset, request.headers, request.method)
+
+    @_get(app, "/tasks/{task_id}/bundle", ("application/zip",), *_OF_AN_ASSET)
+    async def bundle(
+        task_id: TaskId, request: Request, stage: Stage = None, replay: WithReplay = True
+    ) -> Response:
+        """Give the run's bundle, as ``rdagent-sota export`` writes it, in a zip file."""
+        asset = await service.find_bundle(task_id, stage, replay=replay)
+        return respond(asset, request.headers, request.method)
+
+
+def _add_pages(app: FastAPI, service: Service) -> None:
+    @_page(app, "/")
+    async def runs_page(offset: Offset = 0) -> Response:
+        listing = await service.list_tasks(_RUNS_ON_A_PAGE, offset)
+        return _html(render_runs(listing))
+
+    @_page(app, "/runs/{task_id}")
+    async def run_page(task_id: TaskId) -> Response:
+        view = await service.find(task_id)
+        # In a thread, since a hundred formulas take their time.
+        return _html(
+            await asyncio.to_thread(
+                render_run, view.manifest, view.summary, view.loops, view.anchor, view.codes
+            )
+        )
+
+
+def _get(
+    app: FastAPI, path: str, answer: type[BaseModel] | tuple[str, ...], *statuses: int
+) -> Callable[[Endpoint], Endpoint]:
+    """Register an endpoint for GET, and for HEAD, which the document need not repeat.
+
+    Args:
+        app: Where.
+        path: Of the route.
+        answer: The document that it answers with, or the media types of files.
+        statuses: Of the problems that it may answer with, beside those that any request may meet.
+    """
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ProblemDocument, "description": _MEANINGS[status]}
+        for status in (*_OF_ANY, *statuses)
+    }
+    if isinstance(answer, tuple):
+        content: dict[str, Any] = {media_type: {} for media_type in answer}
+        responses[200] = {"description": "The bytes.", "content": content}
+        responses[206] = {"description": "The bytes of the range that was asked for.", "content": content}
+    else:
+        responses[200] = {"description": "Well.", "model": answer}
+    responses[304] = {"description": "`If-None-Match`: it is as the client has it."}
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        app.add_api_route(path, endpoint, methods=["GET"], responses=responses, response_class=Response)
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+        return endpoint
+
+    return register
+
+
+def _page(app: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
+    def register(endpoint: Endpoint) -> Endpoint:
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+        return endpoint
+
+    return register
+
+
+def _answer(document: BaseModel, request: Request) -> Response:
+    return _show(asset_of_bytes("answer", document.model_dump_json().encode(), JSON), request)
+
+
+def _show(asset: Asset, request: Request) -> Response:
+    """A document to be read where it is, and as a whole: neither a file to be saved, nor given in parts."""
+    headers = Headers(raw=[field for field in request.headers.raw if field[0] != b"range"])
+    response = respond(asset, headers, request.method)
+    for name in ("accept-ranges", "content-disposition"):
+        if name in response.headers:
+            del response.headers[name]
+    return response
+
+
+def _html(text: str) -> Response:
+    return HTMLResponse(text, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})

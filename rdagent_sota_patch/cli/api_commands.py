@@ -1,0 +1,98 @@
+"""The commands around the results API: what they take. Each one's work is imported when it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdagent_sota_patch.cli.output import JsonOption, reports_errors
+
+TokenOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="A file with the token: one line of 16 characters or more."),
+]
+
+
+@reports_errors
+def serve(
+    *,
+    log_root: Annotated[
+        Path, typer.Option("--log-root", help="The folder that holds the runs' log folders.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; any but the loopback needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for one that is free.")] = 8900,
+    token_file: TokenOption = None,
+    qlib_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--qlib-dir",
+            help="Qlib's data for a bundle's evidence; where the training had it if not given.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache-dir", help="Where bundles are kept; rdagent-sota/api in the user's cache if not given."
+        ),
+    ] = None,
+    cache_gb: Annotated[
+        float, typer.Option("--cache-gb", min=0, help="How much of them, in GiB; the oldest go first.")
+    ] = 20.0,
+    origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors",
+            help="A website whose scripts may read the answers, such as https://desk.example; repeatable.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve what runs produced over HTTP, read-only: a page for people, an API for programs."""
+    from rdagent_sota_patch.cli.serve import ServeOptions, run_serve
+
+    options = ServeOptions(
+        log_root=log_root,
+        host=host,
+        port=port,
+        token_file=token_file,
+        qlib_dir=None if qlib_dir is None else qlib_dir.expanduser(),
+        cache=cache,
+        cache_gb=cache_gb,
+        origins=tuple(origins or ()),
+    )
+    run_serve(options, as_json)
+
+
+@reports_errors
+def sync(
+    *,
+    api: Annotated[
+        str, typer.Option("--api", metavar="URL", help="Of the results API, such as http://127.0.0.1:8900.")
+    ],
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task", metavar="ID", help="The run's id, or 'latest': the newest with accepted factors."
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Option("--out", help="The folder to make; an earlier sync there is brought up to date.")
+    ],
+    token_file: TokenOption = None,
+    with_replay: Annotated[
+        bool, typer.Option("--with-replay", help="Fetch the evidence, too, which is back-test data.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a run's model, factors and input order from a results API, every byte held to its hash."""
+    from rdagent_sota_patch.cli.serve import require_api
+
+    require_api()
+    from rdagent_sota_patch.cli.sync import SyncRequest, run_sync
+    from rdagent_sota_patch.sync.syncing import SyncOptions
+
+    run_sync(SyncRequest(api, token_file, SyncOptions(task, target, with_replay)), as_json)

@@ -1,0 +1,1 @@
+"""What runs produced, as it is served and synced; it knows nothing of HTTP."""

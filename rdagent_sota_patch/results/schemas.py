@@ -1,0 +1,318 @@
+"""What the results API answers, as frozen objects: the source of its OpenAPI document, and what the client parses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rdagent_sota_patch.results.fields import (
+    Formula,
+    HasSota,
+    HistLen,
+    Hypothesis,
+    LoopClass,
+    Metrics,
+    SessionFile,
+    Signed,
+    TaskId,
+    Text,
+    Updated,
+    Why,
+)
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256, in hexadecimal.")]
+RunKind = Literal["factor", "model", "quant", "other"]
+Kind = Annotated[RunKind, Field(description="Of `rdagent fin_factor`, `fin_model` or `fin_quant`.")]
+
+
+class Answer(BaseModel):
+    """Base of all answers: frozen, and refusing what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ProblemItem(Answer):
+    """One thing that is wrong."""
+
+    slug: Annotated[
+        Text, Field(description="Stable identifier; the heading of its explanation in docs/messages.md.")
+    ]
+    message: Annotated[Text, Field(description="What is wrong, and where.")]
+    hint: Annotated[Text, Field(description="What to do next; empty when the message says it all.")]
+
+
+class ProblemDocument(Answer):
+    """A problem document (RFC 9457), of media type `application/problem+json`."""
+
+    type: Annotated[Text, Field(description="`urn:rdagent-sota:` and the slug.")]
+    title: Annotated[Text, Field(description="The slug in words.")]
+    status: Annotated[int, Field(description="The HTTP status.")]
+    detail: Annotated[Text, Field(description="What is wrong, and where.")]
+    instance: Annotated[Text, Field(description="The path that was asked for.")]
+    slug: Annotated[Text, Field(description="Of the first problem.")]
+    hint: Annotated[Text, Field(description="What to do next; may be empty.")]
+    problems: Annotated[tuple[ProblemItem, ...], Field(description="All that is wrong.")]
+
+
+class Health(Answer):
+    """That the server answers."""
+
+    ok: Annotated[Literal[True], Field(description="Always true.")] = True
+    version: Annotated[Text, Field(description="Of rdagent-sota-patch.")]
+
+
+class TaskItem(Answer):
+    """One run in the list."""
+
+    task_id: Annotated[Text, Field(description="The run's id: the name of its log folder.")]
+    updated_at_utc: Updated
+    kind: Annotated[
+        RunKind | None,
+        Field(
+            description="Of `rdagent fin_factor`, `fin_model` or `fin_quant`; null when it cannot be read."
+        ),
+    ]
+    loops: Annotated[int, Field(ge=0, description="Length of its history: loops that were judged.")]
+    has_sota: HasSota
+    problem: Annotated[ProblemItem | None, Field(description="Why it cannot be read; null when it can.")]
+
+
+class TaskList(Answer):
+    """Runs, newest first."""
+
+    tasks: Annotated[tuple[TaskItem, ...], Field(description="The runs that were asked for.")]
+    total: Annotated[int, Field(ge=0, description="How many there are.")]
+    limit: Annotated[int, Field(ge=1, description="How many were asked for.")]
+    offset: Annotated[int, Field(ge=0, description="How many were passed over.")]
+
+
+class AssetItem(Answer):
+    """One asset that `asset_bytes` has, known from the log."""
+
+    key: Annotated[Text, Field(description="What `asset_bytes` is asked for.")]
+    role: Annotated[
+        Literal["model_weight", "factor_code"], Field(description="Weights, or the code of a factor.")
+    ]
+    name: Annotated[Text | None, Field(description="The factor's name; null for weights.")]
+    size: Annotated[int, Field(ge=0, description="In bytes.")]
+    sha256: Sha256
+
+
+class TaskManifest(Answer):
+    """What a run is, and which of its assets can be had."""
+
+    schema_version: Annotated[Literal[1], Field(description="Of this document.")] = 1
+    task_id: TaskId
+    updated_at_utc: Updated
+    kind: Kind
+    loop_class: LoopClass
+    hist_len: HistLen
+    has_sota: HasSota
+    chosen_session_file: SessionFile
+    signature: Signed
+    assets: Annotated[
+        tuple[AssetItem, ...],
+        Field(description="Of the last accepted factor experiment and those before it."),
+    ]
+    bundle_stages: Annotated[
+        tuple[Literal["factor", "model"], ...],
+        Field(
+            description="Stages of which the run accepted an experiment: those that `bundle` may be asked for."
+        ),
+    ]
+
+
+class FactorItem(Answer):
+    """A factor of an experiment."""
+
+    name: Annotated[Text, Field(description="As the language model called it.")]
+    description: Annotated[Text, Field(description="What it measures, in words.")]
+    formulation: Formula
+    variables: Annotated[dict[Text, Text], Field(description="Symbol to meaning.")]
+    implemented: Annotated[
+        bool, Field(description="Whether RD-Agent's coder accepted its code; only then a table has it.")
+    ]
+    key: Annotated[
+        Text | None,
+        Field(
+            description="Key of its code for `asset_bytes`; null where it is not the SOTA's or has no code."
+        ),
+    ]
+
+
+class ModelItem(Answer):
+    """The model of an experiment."""
+
+    name: Annotated[Text, Field(description="As the language model called it.")]
+    model_type: Annotated[Text, Field(description="`Tabular` or `TimeSeries`.")]
+    description: Annotated[Text, Field(description="What it is, in words.")]
+    formulation: Formula
+    architecture: Annotated[Text, Field(description="Its layers, in words.")]
+    hyperparameters: Annotated[dict[Text, Text], Field(description="Of the network, by name.")]
+    training_hyperparameters: Annotated[dict[Text, Text], Field(description="Of its training, by name.")]
+
+
+class Origin(Answer):
+    """Where an inherited experiment comes from."""
+
+    task_id: Annotated[Text, Field(description="That run's id.")]
+    loop: Annotated[int | None, Field(description="Its loop there.")]
+
+
+class LoopItem(Answer):
+    """One loop of a run."""
+
+    loop: Annotated[int, Field(description="RD-Agent's loop index; negative for an inherited one.")]
+    kind: Annotated[Literal["factor", "model", "other"], Field(description="What its experiment was about.")]
+    decision: Annotated[bool | None, Field(description="Whether it was accepted.")]
+    is_sota: Annotated[bool, Field(description="Whether it is the last accepted factor experiment.")]
+    hypothesis: Hypothesis
+    reason: Annotated[Text, Field(description="Of the decision, by its feedback.")]
+    factors: Annotated[
+        tuple[FactorItem, ...], Field(description="Those it proposed; empty for a model experiment.")
+    ]
+    model: Annotated[
+        ModelItem | None, Field(description="The one it proposed; null for a factor experiment.")
+    ]
+    metrics: Metrics
+    sota_factor_count: Annotated[
+        int | None, Field(description="How many SOTA factors of another run it was given; null for none.")
+    ]
+    num_features: Annotated[
+        int | None, Field(description="How many features such an experiment had; null for others.")
+    ]
+    inherited_from: Annotated[
+        Origin | None, Field(description="The run it was taken over from; null for the run's own.")
+    ]
+
+
+class LoopList(Answer):
+    """A run's loops, oldest first."""
+
+    task_id: TaskId
+    loops: Annotated[tuple[LoopItem, ...], Field(description="Its whole history.")]
+
+
+class Best(Answer):
+    """The best value of a metric among the accepted loops."""
+
+    metric: Annotated[Text, Field(description="Its name in `qlib_res.csv`.")]
+    value: Annotated[float, Field(description="The best one.")]
+    loop: Annotated[int, Field(description="The loop that reached it.")]
+
+
+class SotaItem(Answer):
+    """The last accepted factor experiment."""
+
+    loop: Annotated[int, Field(description="RD-Agent's loop index.")]
+    hypothesis: Hypothesis
+    metrics: Metrics
+    factors: Annotated[
+        tuple[FactorItem, ...],
+        Field(
+            description="Of it and of the accepted ones before it, oldest first: what its table was made of."
+        ),
+    ]
+
+
+class TaskSummary(Answer):
+    """A run in short."""
+
+    task_id: TaskId
+    updated_at_utc: Updated
+    kind: Kind
+    hist_len: HistLen
+    accepted: Annotated[int, Field(ge=0, description="Loops that were accepted, inherited ones aside.")]
+    rejected: Annotated[int, Field(ge=0, description="Loops that were not, inherited ones aside.")]
+    inherited: Annotated[int, Field(ge=0, description="Loops taken over from another run.")]
+    best: Annotated[
+        tuple[Best, ...], Field(description="IC, ICIR, Rank IC, annualized return and maximum drawdown.")
+    ]
+    sota: Annotated[
+        SotaItem | None, Field(description="The last accepted factor experiment; null where there is none.")
+    ]
+    last_accepted_model: Annotated[LoopItem | None, Field(description="The last accepted model experiment.")]
+    skipped_snapshots: Annotated[
+        int, Field(ge=0, description="Newer snapshots that could not be read, such as one being written.")
+    ]
+
+
+class SessionAnchor(Answer):
+    """Which snapshot speaks for a run."""
+
+    ok: Annotated[Literal[True], Field(description="Always true: without a snapshot it is a problem.")] = True
+    task_id: TaskId
+    chosen_session_file: SessionFile
+    source_session_dir_id: Annotated[
+        int | None, Field(description="The folder below `__session__`: RD-Agent's loop index.")
+    ]
+    hist_len: HistLen
+    loop_class: LoopClass
+    signature: Signed
+    last_accepted_factor_index: Annotated[int | None, Field(description="Position in the history.")]
+    last_accepted_model_index: Annotated[int | None, Field(description="Position in the history.")]
+
+
+class BasedFactorEntry(Answer):
+    """An earlier accepted factor experiment, which the SOTA was built on."""
+
+    based_index: Annotated[int, Field(ge=0, description="The `i` of `based_factor_{i}/…`; 0 is the oldest.")]
+    factors: Annotated[tuple[Text, ...], Field(description="Names of its factors.")]
+    resolved_factor_entry_keys: Annotated[
+        tuple[Text | None, ...],
+        Field(
+            description="One for each factor, in their order: the key of its code; null where there is none."
+        ),
+    ]
+    resolved_factor_entry_keys_error: Why
+
+
+class SotaFactorAnchor(Answer):
+    """The last accepted factor experiment, and the keys under which `asset_bytes` has what it left.
+
+    A field that cannot be given is null, and its `…_error` says why.
+    """
+
+    ok: Annotated[bool, Field(description="Whether every field could be given.")]
+    task_id: TaskId
+    chosen_session_file: SessionFile
+    source_session_dir_id: Annotated[
+        int | None, Field(description="The folder below `__session__`: RD-Agent's loop index.")
+    ]
+    source_session_dir_id_error: Why
+    hist_len: HistLen
+    last_sota_factor_index: Annotated[
+        int | None, Field(description="Position of the experiment in the history.")
+    ]
+    last_sota_factor_index_error: Why
+    factor_file_dict_keys: Annotated[
+        tuple[Text, ...] | None, Field(description="Keys of the experiment's own files.")
+    ]
+    factor_file_dict_keys_error: Why
+    resolved_factor_entry_key: Annotated[
+        Text | None, Field(description="Key of the code of its first factor that was implemented.")
+    ]
+    resolved_factor_entry_key_error: Why
+    based_factor_entries: Annotated[
+        tuple[BasedFactorEntry, ...] | None,
+        Field(description="The accepted factor experiments before it, oldest first."),
+    ]
+    based_factor_entries_error: Why
+    resolved_model_weight_key: Annotated[
+        Text | None, Field(description="Key of the weights that were trained in its back-test.")
+    ]
+    resolved_model_weight_key_error: Why
+    resolved_model_weight_source: Annotated[
+        Literal["factor_exp"] | None,
+        Field(description="`factor_exp`: the weights are that experiment's own, and no other's."),
+    ]
+    resolved_model_weight_source_error: Why
+    resolved_model_weight_sha256: Annotated[
+        Sha256 | None, Field(description="Of those weights: the ETag of their answer.")
+    ]
+    resolved_model_weight_sha256_error: Why
+    resolved_model_meta_key: Annotated[
+        Text | None, Field(description="Key of the model's description: what its weights need to be used.")
+    ]
+    resolved_model_meta_key_error: Why

@@ -1,0 +1,217 @@
+"""Runs as they are served: read when their log has changed, once for all who ask, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.errors import ApiError, SotaError
+from rdagent_sota_patch.results import describing
+from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
+from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Sota, describe_sota, take_out_weights
+from rdagent_sota_patch.results.tasks import last_written
+from rdagent_sota_patch.results.watching import stamp_files, stamp_log
+from rdagent_sota_patch.sessions.signature import find_key
+from rdagent_sota_patch.sessions.snapshots import read_session
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from rdagent_sota_patch.results.schemas import (
+        LoopList,
+        SessionAnchor,
+        SotaFactorAnchor,
+        TaskManifest,
+        TaskSummary,
+    )
+    from rdagent_sota_patch.results.tasks import Task
+    from rdagent_sota_patch.sessions.records import Session
+
+JSON = "application/json"
+
+_GOOD_FOR = 0.2
+"""Seconds for which a run counts as unchanged once it was looked at: a look asks for each of its snapshots."""
+_REST = 5
+"""After looking and reading, for how many times as long a run counts as unchanged, however large its log is."""
+_READERS = 2
+"""Logs read at a time: each may take a gigabyte."""
+_KEPT = 128
+"""Runs kept in memory."""
+_LONGEST_READ = 300.0
+"""Seconds that a request waits for a log to be read."""
+
+
+class RunView:
+    """One run at one moment, with its answers, each made when it is first asked for.
+
+    Attributes:
+        session: Without the weights that it may hold: these are files by now.
+        updated: When its newest snapshot was written, in seconds since the epoch.
+    """
+
+    def __init__(self, session: Session, sota: Sota | None, updated: float) -> None:
+        self.session = session
+        self.sota = sota
+        self.updated = updated
+        self._answers: dict[str, Asset] = {}
+
+    @cached_property
+    def manifest(self) -> TaskManifest:
+        """``/tasks/{task_id}``."""
+        return describing.describe_manifest(self.session, self.sota, self.updated)
+
+    @cached_property
+    def summary(self) -> TaskSummary:
+        """``/tasks/{task_id}/summary``."""
+        return describing.describe_summary(self.session, self.sota, self.updated)
+
+    @cached_property
+    def loops(self) -> LoopList:
+        """``/tasks/{task_id}/loops``."""
+        return describing.describe_loops(self.session, self.sota)
+
+    @cached_property
+    def session_anchor(self) -> SessionAnchor:
+        """``/tasks/{task_id}/session_anchor``."""
+        return describing.describe_session(self.session)
+
+    @cached_property
+    def anchor(self) -> SotaFactorAnchor:
+        """``/tasks/{task_id}/sota_factor_anchor``."""
+        return describing.describe_anchor(self.session, self.sota)
+
+    @property
+    def codes(self) -> dict[str, str]:
+        """Text of factor code, by key."""
+        found = {} if self.sota is None else self.sota.codes
+        return {
+            key: asset.content.decode("utf-8", "backslashreplace")
+            for key, asset in found.items()
+            if asset.content is not None
+        }
+
+    def answer(self, name: str) -> Asset:
+        """One of the answers above as JSON, by its attribute's name."""
+        if name not in self._answers:
+            document: BaseModel = getattr(self, name)
+            self._answers[name] = asset_of_bytes(name, document.model_dump_json().encode(), JSON)
+        return self._answers[name]
+
+    def find_asset(self, key: str) -> Asset | None:
+        """Weights or factor code by its key; None for any other key.
+
+        Raises:
+            ApiError: ``asset-not-available``: the key is known, and what it names is gone.
+        """
+        sota = self.sota
+        if key in WEIGHT_KEYS:
+            if sota is None or sota.weights.asset is None:
+                raise ApiError(
+                    "asset-not-available",
+                    f"{self.session.task_id} has no {key}: {self.anchor.resolved_model_weight_key_error}",
+                    "See sota_factor_anchor for what the run has.",
+                )
+            return replace(sota.weights.asset, key=key)
+        return None if sota is None else sota.codes.get(key)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of a run, and until when that is good."""
+
+    lock: asyncio.Lock
+    stamp: bytes | None = None
+    found: RunView | SotaError | None = None
+    good_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    stamp: bytes
+    found: RunView | SotaError
+    seconds: float
+
+
+class Views:
+    """The runs as they are now, for any number of requests at once."""
+
+    def __init__(self, roots: tuple[Path, ...], spool: Path) -> None:
+        """Nothing is read yet.
+
+        Args:
+            roots: The folders of ``SOTA_WORKSPACE_ROOT``.
+            spool: See `describe_sota`.
+        """
+        self._roots = roots
+        self._spool = spool
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reading")
+
+    async def get(self, task: Task) -> RunView:
+        """One run, read anew if its log has changed.
+
+        Raises:
+            SotaError: The log cannot be read; see `read_session`. ``reading-took-too-long``.
+        """
+        entry = self._entries.get(task.task_id)
+        if entry is None:
+            entry = self._entries[task.task_id] = _Entry(asyncio.Lock())
+            while len(self._entries) > _KEPT:
+                self._entries.popitem(last=False)
+        self._entries.move_to_end(task.task_id)
+        if time.monotonic() >= entry.good_until:
+            async with entry.lock:
+                # Those who waited for the lock find it done.
+                if time.monotonic() >= entry.good_until:
+                    await self._refresh(task, entry)
+        if isinstance(entry.found, SotaError):
+            raise entry.found.with_traceback(None)
+        assert entry.found is not None
+        return entry.found
+
+    async def _refresh(self, task: Task, entry: _Entry) -> None:
+        loop = asyncio.get_running_loop()
+        # What could not be read is tried again: it may have been for want of a key or a permission.
+        known = None if isinstance(entry.found, SotaError) else entry.stamp
+        work = loop.run_in_executor(self._readers, self._look, task, known, _watched(entry.found))
+        try:
+            # Shielded: the next request goes on waiting for the same reading.
+            read = await asyncio.wait_for(asyncio.shield(work), _LONGEST_READ)
+        except asyncio.TimeoutError:
+            raise ApiError(
+                "reading-took-too-long",
+                f"The log of {task.task_id} was not read within {_LONGEST_READ:.0f} seconds.",
+                "Ask again later; the server may be reading many logs.",
+            ) from None
+        if isinstance(read, _Read):
+            entry.stamp, entry.found, seconds = read.stamp, read.found, read.seconds
+        else:
+            seconds = read
+        entry.good_until = time.monotonic() + max(_GOOD_FOR, seconds * _REST)
+
+    def _look(self, task: Task, known: bytes | None, watched: tuple[Path, ...]) -> _Read | float:
+        """Read the run if it is not as it was; else the seconds that looking took."""
+        start = time.monotonic()
+        log = stamp_log(task.log)
+        if log + stamp_files(watched) == known:
+            return time.monotonic() - start
+        found = self._read(task)
+        return _Read(log + stamp_files(_watched(found)), found, time.monotonic() - start)
+
+    def _read(self, task: Task) -> RunView | SotaError:
+        try:
+            session, weights = take_out_weights(read_session(task.log, key=find_key()))
+            sota = describe_sota(session, weights, self._roots, self._spool)
+        except SotaError as error:
+            return error
+        return RunView(session, sota, last_written(task.log) or task.updated)
+
+
+def _watched(found: RunView | SotaError | None) -> tuple[Path, ...]:
+    return found.sota.watched if isinstance(found, RunView) and found.sota is not None else ()

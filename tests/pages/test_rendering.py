@@ -1,0 +1,221 @@
+"""The pages as HTML."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from jinja2 import UndefinedError
+
+from rdagent_sota_patch.pages import rendering
+from rdagent_sota_patch.pages.rendering import (
+    CONTENT_SECURITY_POLICY,
+    render_problem,
+    render_run,
+    render_runs,
+)
+from rdagent_sota_patch.results.schemas import ProblemDocument, ProblemItem
+from tests.pages.examples import (
+    BAD,
+    hostile_run,
+    inheriting_run,
+    long_run,
+    make_listing,
+    make_loop,
+    make_run,
+    model_run,
+)
+
+VOID = {"meta", "link"}
+PROBLEM = ProblemDocument(
+    type="urn:rdagent-sota:task-not-found",
+    title="task not found",
+    status=404,
+    detail=BAD,
+    instance=f"/runs/{BAD}",
+    slug="task-not-found",
+    hint="",
+    problems=(ProblemItem(slug="task-not-found", message=BAD, hint=BAD),),
+)
+PAGES = {
+    "one loop": lambda: long_run(1).page,
+    "three loops": lambda: long_run(3).page,
+    "hundred loops": lambda: long_run(100).page,
+    "no loop": lambda: make_run(()).page,
+    "nothing accepted": lambda: make_run((make_loop(0, decision=False, metrics={}),)).page,
+    "inheriting": lambda: inheriting_run().page,
+    "models": lambda: model_run().page,
+    "hostile": lambda: hostile_run().page,
+    "runs": lambda: render_runs(make_listing(5)),
+    "middle": lambda: render_runs(make_listing(5, total=99, offset=40)),
+    "no runs": lambda: render_runs(make_listing(0)),
+    "beyond": lambda: render_runs(make_listing(0, total=3, offset=20)),
+    "problem": lambda: render_problem(PROBLEM),
+}
+
+
+class Reader(HTMLParser):
+    """Keeps what a page is made of, and fails on a tag that closes another one."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.attributes: set[str] = set()
+        self.headings: list[int] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open = self.open[:-1] if tag not in VOID else self.open
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+
+@pytest.fixture(params=PAGES, scope="module")
+def page(request: pytest.FixtureRequest) -> str:
+    return PAGES[request.param]()
+
+
+def test_a_page_is_sound(page: str) -> None:
+    """Tags match, ids are single, in-page links lead somewhere, headings follow each other without a gap."""
+    read = Reader(page)
+    assert page.startswith("<!doctype html>")
+    assert len(set(read.ids)) == len(read.ids)
+    assert {link[1:] for link in read.links if link.startswith("#")} <= set(read.ids)
+    assert read.headings[0] == 1
+    assert read.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(read.headings, read.headings[1:], strict=False))
+
+
+def test_a_page_loads_and_runs_nothing(page: str) -> None:
+    """No script, no inline style, no handler, and no address but paths of the server itself."""
+    read = Reader(page)
+    assert not {"script", "img", "iframe", "form", "object", "embed", "base"} & set(read.tags)
+    assert not {name for name in read.attributes if name.startswith("on") or name == "style"}
+    assert all(re.match("#|/(?!/)|data:image/svg", link) for link in read.links)
+
+
+def test_hostile_names_stay_text() -> None:
+    """What looks like markup, like a template, or turns text around is shown as what it is."""
+    page = hostile_run().page
+    text = Reader(page).text
+    assert '<script>alert(1)</script>"><img src=x onerror=alert(2)> {{ 7*7 }}' in text
+    assert "⟨U+202E⟩gnihtyna⟨U+202C⟩⟨U+0007⟩" in text
+    assert "</code></pre><script>alert(3)</script>" in text
+    assert not re.search("[\u202e\u202c\x07]", page)
+
+
+def test_the_policy_allows_the_pages_own_style_alone() -> None:
+    """The hash in the policy is that of the style in the page."""
+    page = render_runs(make_listing(1))
+    (style,) = re.findall("<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in CONTENT_SECURITY_POLICY
+    assert CONTENT_SECURITY_POLICY.startswith("default-src 'none';")
+    assert "unsafe" not in CONTENT_SECURITY_POLICY
+    assert "</" not in style
+    assert "url(" not in style
+
+
+def test_a_run_shows_its_story() -> None:
+    """Decisions, metrics, hypotheses, the SOTA's factors with formula and code, and those before it."""
+    run = long_run(10)
+    page = run.page
+    text = re.sub(r"\s+", " ", Reader(page).text)
+    assert "10 loops: 4 accepted, 6 not" in text
+    assert "written 2026-03-04 05:06 UTC" in text
+    assert "Hypothesis 7" in text
+    assert "accepted · SOTA" in text
+    assert text.index("Added by this loop Factor9") < text.index(
+        "3 factors that it was built on, oldest first"
+    )
+    assert page.count("<math ") == 4
+    assert page.count('<span class="f">calculate_gap</span>') == 4
+    assert 'href="/tasks/2026-03-04_05-06-07-890123/asset_bytes?key=based_factor_0%2Ffactor.py"' in page
+    assert "rdagent-sota sync --api ADDRESS --task 2026-03-04_05-06-07-890123 --out DIR" in text
+
+
+def test_a_run_without_sota_says_why() -> None:
+    """The reason of the anchor stands where the factors would, and at each button."""
+    page = make_run((make_loop(0, decision=False),)).page
+    assert page.count("The run accepted no factor experiment of its own.") == 6
+    assert page.count("disabled>") == 5
+    assert "sync --api" not in page
+
+
+def test_a_model_run_shows_its_models() -> None:
+    """Architecture and hyper-parameters of each loop's model, and the last accepted one apart."""
+    text = re.sub(r"\s+", " ", Reader(model_run().page).text)
+    assert text.count("two GRU layers of 32 units") == 4
+    assert text.count("hidden_size32") == 4
+    assert text.index("Last accepted model") < text.index("SOTA factors")
+
+
+def test_code_that_is_not_there_is_missed() -> None:
+    """A factor whose code the log lacks says so, and has no button."""
+    run = long_run(1)
+    page = render_run(run.manifest, run.summary, run.loops, run.anchor, {})
+    assert "The log does not hold its code." in page
+    assert "key=factor.py" not in page
+
+
+def test_the_list_leads_on() -> None:
+    """Newer and older runs are one link away, and neither leads beyond the ends."""
+    first = Reader(render_runs(make_listing(5, total=30))).links
+    assert "/?offset=20" in first
+    assert not any("offset=0" in link for link in first)
+    last = Reader(render_runs(make_listing(5, total=30, offset=25))).links
+    assert "/?offset=5" in last
+    assert not any("offset=45" in link for link in last)
+
+
+def test_a_run_that_cannot_be_read_is_listed_with_its_problem() -> None:
+    """The list does not hide it."""
+    listing = make_listing(1)
+    problem = ProblemItem(slug="snapshot-unreadable", message=BAD, hint="Restore it.")
+    broken = listing.tasks[0].model_copy(update={"problem": problem, "kind": None})
+    text = Reader(render_runs(listing.model_copy(update={"tasks": (broken,)}))).text
+    assert f"Cannot be read: {BAD[:30]}" in text
+    assert "Restore it." in text
+
+
+def test_a_template_cannot_show_what_is_not_there() -> None:
+    """A misspelled or empty value fails in the tests instead of standing in a page."""
+    environment = rendering._environment()
+    with pytest.raises(UndefinedError):
+        environment.from_string("{{ nothing }}").render()
+    with pytest.raises(TypeError):
+        environment.from_string("{{ nothing }}").render(nothing=None)
+
+
+def test_the_templates_are_part_of_the_package() -> None:
+    """They lie beside the modules, where the wheel takes them along."""
+    folder = Path(rendering.__file__).parent / "templates"
+    assert {"base.html", "run.html", "runs.html", "problem.html", "style.css"} <= {
+        p.name for p in folder.iterdir()
+    }
