@@ -35,8 +35,9 @@ def create_app(folders: Folders, access: Access, origins: tuple[str, ...] = ()) 
         redirect_slashes=False,
     )
     handle_problems(app)
-    add_routes(app, Service(folders))
-    describe_api(app, with_token=access.token is not None)
+    with_token = access.token is not None
+    add_routes(app, Service(folders), with_token=with_token)
+    describe_api(app, with_token=with_token)
     app.add_middleware(Guard, access=access)
     if origins:
         # Outside of the guard: a browser's question whether it may ask bears no token.

@@ -85,12 +85,18 @@ _OF_ANY = (401, 403, 412, 500, 503)
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
 
 
-def add_routes(app: FastAPI, service: Service) -> None:
-    """Add every route of the API and its pages."""
+def add_routes(app: FastAPI, service: Service, *, with_token: bool) -> None:
+    """Add every route of the API and its pages.
+
+    Args:
+        app: Where.
+        service: What they ask.
+        with_token: Whether a request needs one, and may then name the server as it likes.
+    """
     _add_lists(app, service)
     _add_documents(app, service)
     _add_assets(app, service)
-    _add_pages(app, service)
+    _add_pages(app, service, with_token=with_token)
 
 
 def _add_lists(app: FastAPI, service: Service) -> None:
@@ -155,19 +161,29 @@ def _add_assets(app: FastAPI, service: Service) -> None:
         return respond(asset, request.headers, request.method)
 
 
-def _add_pages(app: FastAPI, service: Service) -> None:
+def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
+    def address(request: Request) -> str | None:
+        # By the Host header, which without a token was held to this machine's names.
+        return None if with_token else str(request.base_url).rstrip("/")
+
     @_page(app, "/")
-    async def runs_page(offset: Offset = 0) -> Response:
+    async def runs_page(request: Request, offset: Offset = 0) -> Response:
         listing = await service.list_tasks(_RUNS_ON_A_PAGE, offset)
-        return _html(render_runs(listing))
+        return _html(render_runs(listing, address(request)))
 
     @_page(app, "/runs/{task_id}")
-    async def run_page(task_id: TaskId) -> Response:
+    async def run_page(task_id: TaskId, request: Request) -> Response:
         view = await service.find(task_id)
         # In a thread, since a hundred formulas take their time.
         return _html(
             await asyncio.to_thread(
-                render_run, view.manifest, view.summary, view.loops, view.anchor, view.codes
+                render_run,
+                view.manifest,
+                view.summary,
+                view.loops,
+                view.anchor,
+                view.codes,
+                address=address(request),
             )
         )
 

@@ -40,7 +40,10 @@ def serve(
         ),
     ] = None,
     cache_gb: Annotated[
-        float, typer.Option("--cache-gb", min=0, help="How much of them, in GiB; the oldest go first.")
+        float,
+        typer.Option(
+            "--cache-gb", min=0, help="How much of them, in GiB; those not used for longest go first."
+        ),
     ] = 20.0,
     origins: Annotated[
         list[str] | None,

@@ -110,6 +110,7 @@ def asset_address(task_id: str, key: str) -> str:
     return f"{task_address(task_id)}/asset_bytes?key={quote(key, safe='')}"
 
 
-def sync_command(task_id: str) -> str:
-    """The command that fetches a run; ``ADDRESS`` is for the reader to fill in."""
-    return f"rdagent-sota sync --api ADDRESS --task {shlex.quote(task_id)} --out DIR"
+def sync_command(task_id: str, address: str | None) -> str:
+    """The command that fetches a run; without an address, ``ADDRESS`` is for the reader to fill in."""
+    api = "ADDRESS" if address is None else shlex.quote(address)
+    return f"rdagent-sota sync --api {api} --task {shlex.quote(task_id)} --out DIR"

@@ -48,11 +48,12 @@ CONTENT_SECURITY_POLICY = (
 """The header that the pages are to be served with: their own style, and nothing else, from nowhere."""
 
 
-def render_runs(listing: TaskList) -> str:
+def render_runs(listing: TaskList, address: str | None = None) -> str:
     """The list of runs.
 
     Args:
         listing: One page of it; links to those before and after it go to ``/?offset=…``.
+        address: Of the server, where that is known; else the reader fills it in, and a token is needed.
     """
     before = max(0, listing.offset - listing.limit)
     after = listing.offset + listing.limit
@@ -61,7 +62,8 @@ def render_runs(listing: TaskList) -> str:
         listing=listing,
         newer=None if listing.offset == 0 else f"/?offset={before}" if before else "/",
         older=f"/?offset={after}" if after < listing.total else None,
-        sync=sync_command("latest"),
+        sync=sync_command("latest", address),
+        address=address,
     )
 
 
@@ -71,11 +73,14 @@ def render_run(
     loops: LoopList,
     anchor: SotaFactorAnchor,
     codes: Mapping[str, str],
+    *,
+    address: str | None = None,
 ) -> str:
     """One run: its loops as chart and table, the SOTA's factors, its models, what can be downloaded.
 
     Args:
         codes: Text of the factors' code, by their key for ``asset_bytes``.
+        address: See `render_runs`.
     """
     added, based = _split_factors(summary, loops)
     return _render(
@@ -89,7 +94,8 @@ def render_run(
         based=based,
         codes=codes,
         downloads=list_downloads(manifest, anchor),
-        sync=sync_command(manifest.task_id) if summary.sota is not None else None,
+        sync=sync_command(manifest.task_id, address) if summary.sota is not None else None,
+        address=address,
     )
 
 

@@ -39,12 +39,12 @@ from rdagent_sota_patch.recorders.recorder import (
     parse_hint,
 )
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
+from rdagent_sota_patch.results.room import make_room, mark_used
 from rdagent_sota_patch.results.schemas import ProblemItem
 from rdagent_sota_patch.results.watching import stamp_files
 from rdagent_sota_patch.results.zipping import write_zip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from rdagent_sota_patch.results.views import RunView
 
@@ -136,7 +136,7 @@ class Bundles:
         """
         key = await self._key(request)
         if key in self._ready and self._ready[key].folder.is_dir():
-            os.utime(self._ready[key].folder)
+            mark_used(self._ready[key].folder)
             return self._ready[key]
         failed = self._failed.get(key)
         if failed is not None and time.monotonic() - failed[0] < _FAILURE_GOOD_FOR:
@@ -152,9 +152,7 @@ class Bundles:
     async def get_zip(self, request: BundleRequest) -> Asset:
         """A bundle as one zip file."""
         bundle = await self.get(request)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._worker, self._zip, bundle, request.stage
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._zip, request, bundle)
 
     async def _key(self, request: BundleRequest) -> str:
         """The name of a bundle; a run's, as it is now, is found once."""
@@ -170,6 +168,7 @@ class Bundles:
             return
         error = done.exception()
         if error is None:
+            self._ready = {name: each for name, each in self._ready.items() if each.folder.is_dir()}
             self._ready[key] = done.result()
         elif isinstance(error, SotaError):
             self._failed = {
@@ -186,7 +185,7 @@ class Bundles:
                 # One that was damaged is made anew.
                 return _open(folder)
             shutil.rmtree(folder)
-        self._make_room()
+        make_room(self._folder, self._limit)
         # What an export that is ended leaves goes with its folder.
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=".export-") as work:
             made = Path(work, "bundle")
@@ -194,44 +193,28 @@ class Bundles:
             made.rename(folder)
         return _open(folder)
 
-    def _zip(self, bundle: ServedBundle, stage: Stage) -> Asset:
+    def _zip(self, request: BundleRequest, bundle: ServedBundle) -> Asset:
         path = bundle.folder.with_suffix(".zip")
         # A run's id may be anything that a folder can be called, here or on the system where this is unpacked.
-        name = _UNSAFE.sub("_", f"{bundle.manifest.task_id}-{stage}").lstrip(".") + ".zip"
+        name = _UNSAFE.sub("_", f"{bundle.manifest.task_id}-{request.stage}").lstrip(".") + ".zip"
         known = self._zips.get(bundle.folder.name)
         if known is not None and path.is_file():
-            os.utime(path)
+            mark_used(path)
             return known
         if not path.is_file():
+            if not bundle.folder.is_dir():
+                # It had to make room for another one while this waited for its turn.
+                bundle = self._make(request, bundle.folder.name)
             with replace_atomically(path, durable=False) as temporary:
                 write_zip(bundle.folder, bundle.manifest, temporary, top=Path(name).stem)
         size, sha256 = measure(path)
         asset = self._zips[bundle.folder.name] = Asset(name, _ZIP, size, sha256, path=path)
         return asset
 
-    def _make_room(self) -> None:
-        """Remove what was not used for longest; who is being sent a file has it open and gets all of it."""
-        entries = sorted(self._entries())
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in entries:
-            if total <= self._limit:
-                return
-            with suppress(FileNotFoundError):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-            total -= size
-
-    def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        for path in self._folder.iterdir():
-            files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-            yield path.stat().st_mtime, sum(file.stat().st_size for file in files), path
-
 
 def _open(folder: Path) -> ServedBundle:
     bundle = open_bundle(folder)
-    os.utime(folder)
+    mark_used(folder)
     return ServedBundle(folder, bundle.manifest, (folder / MANIFEST_NAME).read_bytes())
 
 

@@ -25,7 +25,7 @@ from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results.bundles import BundleRequest, Bundles
 from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind
 from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
-from rdagent_sota_patch.results.sota import WEIGHT_KEYS
+from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Spool
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
 
@@ -41,7 +41,7 @@ class Folders:
     Attributes:
         log_root: The folder that holds the runs' log folders.
         cache: A folder of the server's own.
-        cache_bytes: How much of bundles it may hold.
+        cache_bytes: How much of bundles it may hold, and how much of weights.
         roots: The folders of ``SOTA_WORKSPACE_ROOT``.
         qlib_dir: Qlib's data for the evidence of bundles; where the training had it, by default.
     """
@@ -74,7 +74,7 @@ class Service:
                 f"Cannot make {folders.cache}: {error.strerror or error}.",
                 "Name a folder that can be written to with --cache-dir.",
             ) from error
-        self._views = Views(folders.roots, weights)
+        self._views = Views(folders.roots, Spool(weights, folders.cache_bytes))
         self._bundles = Bundles(bundles, folders.cache_bytes, folders.roots, folders.qlib_dir)
 
     async def list_tasks(self, limit: int, offset: int) -> TaskList:

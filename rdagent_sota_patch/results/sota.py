@@ -14,6 +14,7 @@ from rdagent_sota_patch.errors import BundleError, SotaError
 from rdagent_sota_patch.exporting.choice import RECORDERS, choose_experiment, find_workspace_of
 from rdagent_sota_patch.recorders.recorder import Recorder, find_recorder, parse_hint, unreadable
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes, asset_of_file
+from rdagent_sota_patch.results.room import make_room, mark_used
 from rdagent_sota_patch.sessions.records import ExperimentKind
 from rdagent_sota_patch.sessions.workspaces import workspace_candidates
 
@@ -49,6 +50,33 @@ class KeyedExperiment:
     prefix: str
     keys: tuple[str | None, ...]
     entry: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """A folder of the server's own for weights that sessions hold, so that nobody keeps them in memory.
+
+    Attributes:
+        limit: Bytes; what was not used for longest goes when there is more.
+    """
+
+    folder: Path
+    limit: int
+
+    def keep(self, sha256: str, content: bytes) -> Path:
+        """The file with these bytes, written unless it is there.
+
+        Raises:
+            SotaError: ``cannot-write``.
+        """
+        path = self.folder / sha256
+        if path.is_file() and path.stat().st_size == len(content):
+            mark_used(path)
+            return path
+        make_room(self.folder, self.limit)
+        with replace_atomically(path, durable=False) as temporary:
+            temporary.write_bytes(content)
+        return path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +141,7 @@ def take_out_weights(session: Session) -> tuple[Session, bytes | None]:
 
 
 def describe_sota(
-    session: Session, embedded: bytes | None, roots: Sequence[Path], spool: Path
+    session: Session, embedded: bytes | None, roots: Sequence[Path], spool: Spool
 ) -> Sota | None:
     """Find keys, code and weights of the run's SOTA; None where it has none of its own.
 
@@ -121,7 +149,7 @@ def describe_sota(
         session: The run, and
         embedded: the weights that its session held; see `take_out_weights`.
         roots: The folders of ``SOTA_WORKSPACE_ROOT``.
-        spool: Folder of the server's own in which weights that the session holds are put, named by their SHA-256.
+        spool: Takes the weights that the session holds.
     """
     sota = own_sota(session)
     if sota is None:
@@ -199,7 +227,7 @@ def _find_weights(
     embedded: bytes | None,
     recorder: Recorder | None,
     recorder_error: str | None,
-    spool: Path,
+    spool: Spool,
 ) -> Weights:
     """The session's own first: they are found in the log alone, whatever became of the workspace."""
     try:
@@ -215,7 +243,7 @@ def _find_weights(
         return Weights(None, _in_words(unreadable(recorder.weights, error.strerror or str(error))))
 
 
-def _spool(sota: ExperimentRecord, content: bytes, spool: Path) -> Asset:
+def _spool(sota: ExperimentRecord, content: bytes, spool: Spool) -> Asset:
     sha256 = hashlib.sha256(content).hexdigest()
     if sota.artifacts is not None and parse_hint(sota.artifacts).sha256 != sha256:
         raise BundleError(
@@ -224,11 +252,7 @@ def _spool(sota: ExperimentRecord, content: bytes, spool: Path) -> Asset:
             f"{sha256[:12]}….",
             "The log was altered; restore it from a copy.",
         )
-    path = spool / sha256
-    if not path.is_file() or path.stat().st_size != len(content):
-        with replace_atomically(path, durable=False) as temporary:
-            temporary.write_bytes(content)
-    return Asset(WEIGHT_KEYS[0], _BYTES, len(content), sha256, path=path)
+    return Asset(WEIGHT_KEYS[0], _BYTES, len(content), sha256, path=spool.keep(sha256, content))
 
 
 def _in_words(error: SotaError) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results import describing
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
-from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Sota, describe_sota, take_out_weights
+from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Sota, Spool, describe_sota, take_out_weights
 from rdagent_sota_patch.results.tasks import last_written
 from rdagent_sota_patch.results.watching import stamp_files, stamp_log
 from rdagent_sota_patch.sessions.signature import find_key
@@ -141,7 +141,7 @@ class _Read:
 class Views:
     """The runs as they are now, for any number of requests at once."""
 
-    def __init__(self, roots: tuple[Path, ...], spool: Path) -> None:
+    def __init__(self, roots: tuple[Path, ...], spool: Spool) -> None:
         """Nothing is read yet.
 
         Args:

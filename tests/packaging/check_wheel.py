@@ -31,6 +31,19 @@ left = sorted(path.name for path in Path(sysconfig.get_path("purelib")).glob("*s
 print(json.dumps([left, [str(entry) for entry in sys.meta_path if "sota" in str(entry)]]))
 """
 
+SHOW = """
+from pathlib import Path
+from rdagent_sota_patch.api.access import decide_access
+from rdagent_sota_patch.api.app import create_app
+from rdagent_sota_patch.pages.rendering import render_runs
+from rdagent_sota_patch.results.schemas import TaskList
+from rdagent_sota_patch.results.service import Folders
+from rdagent_sota_patch.sync.syncing import sync_task
+create_app(Folders(Path("log"), Path("cache")), decide_access("127.0.0.1", None)).openapi()
+assert "<style" in render_runs(TaskList(tasks=(), total=0, limit=20, offset=0))
+"""
+"""The API's parts that need more than modules: templates, style and the extra's packages."""
+
 
 class Environment:
     """A virtual environment, and an empty folder to run its programs in."""
@@ -97,6 +110,11 @@ def check(environment: Environment, wheel: Path) -> None:
     slugs = [problem["slug"] for problem in diagnosis["problems"]]
     require(diagnosis["active"], "doctor says that the plugin is not active")
     require(slugs == ["host-missing"], f"doctor without RD-Agent says {slugs}")
+
+    bare = environment.run("rdagent-sota", "serve", "--log-root", "log", "--json", expect=1).stdout
+    require("api-extra-missing" in bare, f"serve without its extra says {bare}")
+    environment.pip("install", f"{wheel}[api]")
+    environment.run("python", "-c", SHOW)
 
     environment.pip("uninstall", "--yes", "rdagent-sota-patch")
     remains = environment.listing()

@@ -67,4 +67,8 @@ def test_ids_and_keys_stay_one_piece() -> None:
     assert (
         asset_address("a b", "x&replay=true/é") == "/tasks/a%20b/asset_bytes?key=x%26replay%3Dtrue%2F%C3%A9"
     )
-    assert sync_command("a; rm -rf b") == "rdagent-sota sync --api ADDRESS --task 'a; rm -rf b' --out DIR"
+    assert (
+        sync_command("a; rm -rf b", None) == "rdagent-sota sync --api ADDRESS --task 'a; rm -rf b' --out DIR"
+    )
+    known = sync_command("run", "http://127.0.0.1:8900")
+    assert known == "rdagent-sota sync --api http://127.0.0.1:8900 --task run --out DIR"

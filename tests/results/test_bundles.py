@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from rdagent_sota_patch.results import bundles as module
 from rdagent_sota_patch.results.assets import Asset
 from rdagent_sota_patch.results.bundles import BundleRequest, Bundles, ServedBundle
 from rdagent_sota_patch.results.describing import bundle_stages
-from rdagent_sota_patch.results.sota import describe_sota
+from rdagent_sota_patch.results.sota import Spool, describe_sota
 from rdagent_sota_patch.results.views import RunView
 from rdagent_sota_patch.sessions.snapshots import read_session
 from tests.exporting.made_run import write_workspace
@@ -40,9 +41,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def view(project: Project, spool: Path) -> RunView:
+def view(project: Project, folder: Path) -> RunView:
     session = read_session(project.log / "mined")
-    return RunView(session, describe_sota(session, None, (), spool), 0.0)
+    return RunView(session, describe_sota(session, None, (), Spool(folder, 1 << 20)), 0.0)
 
 
 def bundles(tmp_path: Path, limit: int = 1 << 30) -> Bundles:
@@ -176,6 +177,19 @@ def test_the_cache_stays_within_its_limit(project: Project, tmp_path: Path) -> N
 
     first, second = asyncio.run(ask())
     assert first.is_dir() and not second.exists()
+
+
+def test_a_zip_whose_bundle_had_to_go_is_made_all_the_same(project: Project, tmp_path: Path) -> None:
+    """Another export may have made room for itself while this waited for its turn."""
+
+    async def ask() -> Asset:
+        served = bundles(tmp_path)
+        request = BundleRequest(view(project, tmp_path), "factor", False)
+        shutil.rmtree((await served.get(request)).folder)
+        bundle = next(iter(served._ready.values()))
+        return served._zip(request, bundle)
+
+    assert zipfile.is_zipfile(str(asyncio.run(ask()).path))
 
 
 def test_why_there_is_no_bundle_is_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from types import MappingProxyType
 import pytest
 
 from rdagent_sota_patch.results.describing import describe_anchor, describe_manifest
-from rdagent_sota_patch.results.sota import Sota, describe_sota, take_out_weights
+from rdagent_sota_patch.results.sota import Sota, Spool, describe_sota, take_out_weights
 from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 from tests.exporting.made_run import MadeRun, factor_experiment, make_run, model_experiment
 
@@ -24,13 +25,13 @@ def run(tmp_path: Path) -> MadeRun:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Path:
+def spool(tmp_path: Path) -> Spool:
     folder = tmp_path / "spool"
     folder.mkdir()
-    return folder
+    return Spool(folder, 1 << 20)
 
 
-def describe(session: Session, spool: Path) -> Sota:
+def describe(session: Session, spool: Spool) -> Sota:
     light, weights = take_out_weights(session)
     sota = describe_sota(light, weights, (), spool)
     assert sota is not None
@@ -42,7 +43,7 @@ def change_last(session: Session, **changed: object) -> Session:
     return replace(session, experiments=(*rest, replace(last, **changed)))  # type: ignore[arg-type]
 
 
-def test_every_factor_with_code_has_a_key(run: MadeRun, spool: Path) -> None:
+def test_every_factor_with_code_has_a_key(run: MadeRun, spool: Spool) -> None:
     """`factor.py` is the first implemented one; of several, each has its own; earlier ones bear their number."""
     sota = describe(run.session, spool)
     assert sota.index == 2
@@ -57,7 +58,7 @@ def test_every_factor_with_code_has_a_key(run: MadeRun, spool: Path) -> None:
     assert set(sota.codes) == {"based_factor_0/factor.py", "factor.py", "GapA.py", "Extra.py", "Broken.py"}
 
 
-def test_names_become_keys_that_are_no_paths_and_no_two_alike(run: MadeRun, spool: Path) -> None:
+def test_names_become_keys_that_are_no_paths_and_no_two_alike(run: MadeRun, spool: Spool) -> None:
     """Whatever a language model called its factors."""
     names = ("factor", "a/b", "a_b", "..", "因子", "x" * 300)
     last = factor_experiment(2, names)
@@ -67,7 +68,7 @@ def test_names_become_keys_that_are_no_paths_and_no_two_alike(run: MadeRun, spoo
     assert len({*keys, "factor.py"}) == len(names) + 1
 
 
-def test_the_weights_are_the_recorders(run: MadeRun, spool: Path) -> None:
+def test_the_weights_are_the_recorders(run: MadeRun, spool: Spool) -> None:
     """Where the session holds none, they are the file of that experiment's own recorder."""
     weights = describe(run.session, spool).weights
     assert weights.asset is not None
@@ -76,12 +77,12 @@ def test_the_weights_are_the_recorders(run: MadeRun, spool: Path) -> None:
     assert weights.asset.sha256 == hashlib.sha256(weights.asset.path.read_bytes()).hexdigest()
 
 
-def test_the_session_s_own_weights_come_first(run: MadeRun, spool: Path) -> None:
+def test_the_session_s_own_weights_come_first(run: MadeRun, spool: Spool) -> None:
     """They are found in the log alone, whatever became of the workspace, and are kept as a file."""
     session = change_last(run.session, embedded_weights=WEIGHTS, workspace=Path("/gone/away"))
     sota = describe(session, spool)
     assert sota.weights.asset is not None
-    assert sota.weights.asset.path == spool / hashlib.sha256(WEIGHTS).hexdigest()
+    assert sota.weights.asset.path == spool.folder / hashlib.sha256(WEIGHTS).hexdigest()
     assert sota.weights.asset.path.read_bytes() == WEIGHTS
     assert "is gone" in str(sota.recorder_error)
     anchor = describe_anchor(session, sota)
@@ -109,7 +110,7 @@ def test_a_view_keeps_no_weights_in_memory(run: MadeRun) -> None:
     assert light.sota is light.experiments[2]
 
 
-def test_weights_that_are_not_those_recorded_are_refused(run: MadeRun, spool: Path) -> None:
+def test_weights_that_are_not_those_recorded_are_refused(run: MadeRun, spool: Spool) -> None:
     """A session whose weights were exchanged names a hash that they do not have."""
     record = {
         "schema_version": 1,
@@ -121,13 +122,13 @@ def test_weights_that_are_not_those_recorded_are_refused(run: MadeRun, spool: Pa
     sota = describe(session, spool)
     assert sota.weights.asset is None
     assert "weights-changed" in str(sota.weights.error)
-    assert list(spool.iterdir()) == []
+    assert list(spool.folder.iterdir()) == []
 
 
 def test_a_run_without_a_sota_says_why(run: MadeRun) -> None:
     """Each field that is null has its reason, and the run's other facts are there."""
     session = replace(run.session, experiments=run.session.experiments[1:2])
-    anchor = describe_anchor(session, describe_sota(session, None, (), Path()))
+    anchor = describe_anchor(session, describe_sota(session, None, (), Spool(Path(), 0)))
     plain = anchor.model_dump()
     assert not anchor.ok
     errors = {name: text for name, text in plain.items() if name.endswith("_error")}
@@ -139,7 +140,7 @@ def test_a_run_without_a_sota_says_why(run: MadeRun) -> None:
     assert describe_manifest(session, None, 0.0).bundle_stages == ()
 
 
-def test_an_inherited_sota_is_another_run_s(run: MadeRun, spool: Path) -> None:
+def test_an_inherited_sota_is_another_run_s(run: MadeRun, spool: Spool) -> None:
     """Its weights and code are to be had from that run, which is named."""
     origin = MappingProxyType({"task_id": "the-first", "loop": 2})
     inherited = replace(run.session.experiments[2], inherited_from=origin)
@@ -148,7 +149,7 @@ def test_an_inherited_sota_is_another_run_s(run: MadeRun, spool: Path) -> None:
     assert "those of the-first" in str(describe_anchor(session, None).last_sota_factor_index_error)
 
 
-def test_code_that_the_session_lacks_is_said_to_be_missing(run: MadeRun, spool: Path) -> None:
+def test_code_that_the_session_lacks_is_said_to_be_missing(run: MadeRun, spool: Spool) -> None:
     """Of the SOTA no key, of an earlier experiment a null in its place."""
     first, _, last = run.session.experiments
     bare = replace(first, factors=(replace(first.factors[0], code=None),))
@@ -162,3 +163,14 @@ def test_code_that_the_session_lacks_is_said_to_be_missing(run: MadeRun, spool: 
     assert entry.resolved_factor_entry_keys == (None,)
     assert "ZMom" in str(entry.resolved_factor_entry_keys_error)
     assert not anchor.ok
+
+
+def test_the_spool_stays_within_its_limit(tmp_path: Path) -> None:
+    """What was used last stays; what is there already is not written again."""
+    spool = Spool(tmp_path, 25)
+    first, second = (spool.keep(name, content) for name, content in (("a", b"1" * 20), ("b", b"2" * 20)))
+    os.utime(first, (1, 1))
+    os.utime(second, (2, 2))
+    assert spool.keep("a", b"1" * 20) == first
+    third = spool.keep("c", b"3" * 20)
+    assert [path.exists() for path in (first, second, third)] == [True, False, True]

@@ -9,6 +9,7 @@ import pytest
 
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results import views
+from rdagent_sota_patch.results.sota import Spool
 from rdagent_sota_patch.results.tasks import Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
 from rdagent_sota_patch.sessions.records import Session
@@ -47,7 +48,7 @@ def root(tmp_path: Path) -> Path:
 def served(root: Path) -> tuple[TaskFolder, Views]:
     spool = root.parent / "spool"
     spool.mkdir(exist_ok=True)
-    return TaskFolder(root), Views((), spool)
+    return TaskFolder(root), Views((), Spool(spool, 1 << 20))
 
 
 async def get(tasks: TaskFolder, runs: Views, task_id: str = "mined") -> RunView:
