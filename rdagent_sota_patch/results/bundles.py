@@ -45,7 +45,6 @@ from rdagent_sota_patch.results.watching import stamp_files
 from rdagent_sota_patch.results.zipping import write_zip
 
 if TYPE_CHECKING:
-
     from rdagent_sota_patch.results.views import RunView
 
 Stage = Literal["factor", "model"]
