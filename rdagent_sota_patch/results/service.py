@@ -28,6 +28,7 @@ from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Spool
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
+from rdagent_sota_patch.results.watching import last_written
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.assets import Asset
@@ -160,7 +161,7 @@ class Service:
             first = error.problems[0]
             return TaskItem(
                 task_id=task.task_id,
-                updated_at_utc=describe_time(task.updated),
+                updated_at_utc=describe_time(await asyncio.to_thread(last_written, task.log)),
                 kind=None,
                 loops=0,
                 has_sota=False,

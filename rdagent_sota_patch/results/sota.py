@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,21 +93,19 @@ class Weights:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Sota:
     """What a run's last accepted factor experiment left.
 
     Attributes:
         index: Its position in the history.
         experiments: The accepted ones before it, oldest first, and itself at the end.
-        codes: Assets of factor code, by key.
         recorder_error: Why the rest of its model (processors, configuration) cannot be had; None when it can.
         watched: Files and folders outside the log that all this depends on.
     """
 
     index: int
     experiments: tuple[KeyedExperiment, ...]
-    codes: dict[str, Asset]
     weights: Weights
     recorder_error: str | None
     watched: tuple[Path, ...]
@@ -115,6 +114,11 @@ class Sota:
     def own(self) -> KeyedExperiment:
         """The SOTA itself."""
         return self.experiments[-1]
+
+    @cached_property
+    def codes(self) -> dict[str, Asset]:
+        """Assets of factor code, by key; made when they are first asked for, since the anchor goes without."""
+        return dict(found for experiment in self.experiments for found in _codes(experiment))
 
 
 def own_sota(session: Session) -> ExperimentRecord | None:
@@ -157,9 +161,6 @@ def describe_sota(
     based = [base for base in sota.based_on if base.kind is ExperimentKind.FACTOR and base.factors]
     keyed = [_give_keys(base, f"based_factor_{number}/") for number, base in enumerate(based)]
     keyed.append(_give_keys(sota, ""))
-    codes: dict[str, Asset] = {}
-    for experiment in keyed:
-        codes.update(_codes(experiment))
     choice = choose_experiment(session, "factor")
     recorder, recorder_error = _find_recorder(choice, roots)
     weights = _find_weights(sota, embedded, recorder, recorder_error, spool)
@@ -168,7 +169,7 @@ def describe_sota(
     if recorder is not None:
         places.append(recorder.weights)
     index = session.experiments.index(sota)
-    return Sota(index, tuple(keyed), codes, weights, recorder_error, tuple(places))
+    return Sota(index, tuple(keyed), weights, recorder_error, tuple(places))
 
 
 def _give_keys(experiment: ExperimentRecord, prefix: str) -> KeyedExperiment:

@@ -15,8 +15,7 @@ from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results import describing
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
 from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Sota, Spool, describe_sota, take_out_weights
-from rdagent_sota_patch.results.tasks import last_written
-from rdagent_sota_patch.results.watching import stamp_files, stamp_log
+from rdagent_sota_patch.results.watching import look_at_log, stamp_files
 from rdagent_sota_patch.sessions.signature import find_key
 from rdagent_sota_patch.sessions.snapshots import read_session
 
@@ -198,19 +197,19 @@ class Views:
     def _look(self, task: Task, known: bytes | None, watched: tuple[Path, ...]) -> _Read | float:
         """Read the run if it is not as it was; else the seconds that looking took."""
         start = time.monotonic()
-        log = stamp_log(task.log)
-        if log + stamp_files(watched) == known:
+        log = look_at_log(task.log)
+        if log.stamp + stamp_files(watched) == known:
             return time.monotonic() - start
-        found = self._read(task)
-        return _Read(log + stamp_files(_watched(found)), found, time.monotonic() - start)
+        found = self._read(task, log.written)
+        return _Read(log.stamp + stamp_files(_watched(found)), found, time.monotonic() - start)
 
-    def _read(self, task: Task) -> RunView | SotaError:
+    def _read(self, task: Task, written: float) -> RunView | SotaError:
         try:
             session, weights = take_out_weights(read_session(task.log, key=find_key()))
             sota = describe_sota(session, weights, self._roots, self._spool)
         except SotaError as error:
             return error
-        return RunView(session, sota, last_written(task.log) or task.updated)
+        return RunView(session, sota, written)
 
 
 def _watched(found: RunView | SotaError | None) -> tuple[Path, ...]:

@@ -155,7 +155,7 @@ def test_a_log_that_is_removed_is_gone(root: Path, reads: Counting) -> None:
         (root / "mined").rename(root.parent / "elsewhere")
         await asyncio.sleep(PAUSE)
         with pytest.raises(SotaError) as caught:
-            await runs.get(Task("mined", root / "mined", 0.0))
+            await runs.get(Task("mined", root / "mined"))
         assert caught.value.slug == "log-not-found"
 
     asyncio.run(ask())
