@@ -63,6 +63,8 @@ _MEDIA_TYPES = {
 }
 _ZIP = "application/zip"
 _UNSAFE = re.compile(r"[^\w.-]")
+_EXPORT = "import sys; sys.path[:] = sys.argv[1:]; from rdagent_sota_patch.results.export_process import main; main()"
+"""Python puts the folder it is started in before its own modules; the server's own path lacks it."""
 _PROBLEMS = TypeAdapter(tuple[ProblemItem, ...])
 
 
@@ -251,9 +253,12 @@ def _export(request: BundleRequest, folder: Path, roots: tuple[Path, ...], qlib_
         "roots": [str(root.absolute()) for root in roots],
         "qlib_dir": None if qlib_dir is None else str(qlib_dir.absolute()),
     }
-    command = [sys.executable, "-m", "rdagent_sota_patch.results.export_process"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", _EXPORT, *filter(None, sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     ) as process:
         try:
             said, told = process.communicate(json.dumps(order).encode(), timeout=_LONGEST_BUILD)

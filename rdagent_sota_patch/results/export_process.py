@@ -31,7 +31,3 @@ def main() -> None:
             {"slug": each.slug, "message": each.message, "hint": each.hint} for each in error.problems
         ]
     json.dump(problems, report)
-
-
-if __name__ == "__main__":
-    main()

@@ -84,6 +84,19 @@ def test_a_bundle_is_made_once_and_kept(
     assert len(exports) == 1
 
 
+def test_an_export_runs_nothing_of_the_folder_that_the_server_was_started_in(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file there that is called like a module of Python's, a log's or the user's, is not imported."""
+    (tmp_path / "started").mkdir()
+    for name in ("json", "signal", "sitecustomize"):
+        (tmp_path / "started" / f"{name}.py").write_text("open('ran', 'w').close(); raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path / "started")
+    request = BundleRequest(view(project, tmp_path), "factor", False)
+    assert asyncio.run(bundles(tmp_path).get(request)).manifest.task_id == "mined"
+    assert not Path("ran").exists()
+
+
 def test_the_evidence_is_in_a_bundle_of_its_own(project: Project, tmp_path: Path) -> None:
     """Weights and code are the same bytes in both, so that a client need not fetch them again."""
     run = view(project, tmp_path)
