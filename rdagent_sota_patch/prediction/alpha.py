@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from rdagent_sota_patch.bundle.expressions import require_harmless
 from rdagent_sota_patch.errors import BundleError
@@ -134,7 +135,10 @@ def compute_alpha(request: AlphaRequest) -> pd.DataFrame:
                 "Check that the folder is Qlib's data (calendars, instruments, features) and has the fields that "
                 "the expressions name.",
             )
-        return pd.read_parquet(place / "alpha.parquet")
+        # By its path: pandas would open it in Python, and a thread of Arrow's that closes such a file while Python ends
+        # aborts the process.
+        frame: pd.DataFrame = pq.read_table(str(place / "alpha.parquet")).to_pandas()
+        return frame
 
 
 def _last_lines(text: str, lines: int = 6) -> str:

@@ -144,9 +144,12 @@ def read_frame(bundle: Bundle, name: str) -> pd.DataFrame:
     """
     content = bundle.read(name)
     try:
+        # In this thread alone: one of Arrow's that lets go of Python's bytes while Python ends aborts the process.
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            table = file.read(use_threads=False)
         # Without pandas' metadata, which may name types to be made; what it says is known here.
-        table = pq.read_table(pa.BufferReader(content)).replace_schema_metadata(None)
-        frame: pd.DataFrame = table.to_pandas().set_index(_LEVELS)
+        plain = table.replace_schema_metadata(None)
+        frame: pd.DataFrame = plain.to_pandas(use_threads=False).set_index(_LEVELS)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise _damaged(bundle, f"{name} cannot be read: {error}") from error
     numeric = all(isinstance(kind, np.dtype) and kind.kind in "fiu" for kind in frame.dtypes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -49,6 +51,23 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(pattern: Path, tmp_path: Path) -> Path:
     return shutil.copytree(pattern, tmp_path / "bundle")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_no_thread_of_arrows_is_left_with_the_bytes(pattern: Path) -> None:
+    """One that lets go of them while Python ends aborts the process, and with it the exit code of `verify`."""
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from rdagent_sota_patch.bundle.opening import open_bundle\n"
+        "from rdagent_sota_patch.scoring.replay import read_frame\n"
+        "bundle = open_bundle(Path(sys.argv[1]))\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "frame = read_frame(bundle, sys.argv[2])\n"
+        "print(len(frame) > 0, len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(pattern), SLICE_NAME]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True 0\n"
 
 
 @pytest.mark.parametrize("kind", ["lightgbm", "tabular", "time_series"])
