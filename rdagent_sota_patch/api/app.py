@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
@@ -11,6 +14,9 @@ from rdagent_sota_patch.api.document import describe_api
 from rdagent_sota_patch.api.problems import handle_problems
 from rdagent_sota_patch.api.routes import add_routes
 from rdagent_sota_patch.results.service import Folders, Service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 def create_app(folders: Folders, access: Access, origins: tuple[str, ...] = ()) -> FastAPI:
@@ -25,6 +31,13 @@ def create_app(folders: Folders, access: Access, origins: tuple[str, ...] = ()) 
         ApiError: ``log-root-not-found``.
         SotaError: ``cannot-write``: the cache cannot be made.
     """
+    service = Service(folders)
+
+    @asynccontextmanager
+    async def closing(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
     app = FastAPI(
         title="rdagent-sota results",
         version=__version__,
@@ -33,10 +46,11 @@ def create_app(folders: Folders, access: Access, origins: tuple[str, ...] = ()) 
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=closing,
     )
     handle_problems(app)
     with_token = access.token is not None
-    add_routes(app, Service(folders), with_token=with_token)
+    add_routes(app, service, with_token=with_token)
     describe_api(app, with_token=with_token)
     app.add_middleware(Guard, access=access)
     if origins:

@@ -1,32 +1,25 @@
-"""Bundles of the runs that are served: exported once in a process of their own, and kept by what they are made of."""
+"""Bundles of the runs that are served: exported once, and kept by what they are made of."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
-
-from pydantic import TypeAdapter, ValidationError
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.atomic import replace_atomically
 from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, Manifest
 from rdagent_sota_patch.bundle.opening import open_bundle
-from rdagent_sota_patch.errors import ApiError, Problem, SotaError
+from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.exporting.choice import choose_experiment, find_workspace_of
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.recorders.recorder import (
@@ -40,17 +33,13 @@ from rdagent_sota_patch.recorders.recorder import (
 )
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
 from rdagent_sota_patch.results.room import make_room, mark_used
-from rdagent_sota_patch.results.schemas import ProblemItem
 from rdagent_sota_patch.results.watching import stamp_files
 from rdagent_sota_patch.results.zipping import write_zip
 
 if TYPE_CHECKING:
+    from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, Stage
     from rdagent_sota_patch.results.views import RunView
 
-Stage = Literal["factor", "model"]
-
-_LONGEST_BUILD = 900.0
-"""Seconds for one export; Qlib computes the evidence's Alpha features in it."""
 _FAILURE_GOOD_FOR = 10.0
 """Seconds for which a failure is repeated without trying again: its cause may lie outside of what is looked at."""
 _BLOCK = 1 << 20
@@ -63,23 +52,6 @@ _MEDIA_TYPES = {
 }
 _ZIP = "application/zip"
 _UNSAFE = re.compile(r"[^\w.-]")
-_EXPORT = "import sys; sys.path[:] = sys.argv[1:]; from rdagent_sota_patch.results.export_process import main; main()"
-"""Python puts the folder it is started in before its own modules; the server's own path lacks it."""
-_PROBLEMS = TypeAdapter(tuple[ProblemItem, ...])
-
-
-@dataclass(frozen=True, slots=True)
-class BundleRequest:
-    """Which bundle of a run.
-
-    Attributes:
-        view: The run.
-        replay: Whether with its evidence, which is back-test data.
-    """
-
-    view: RunView
-    stage: Stage
-    replay: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,19 +81,17 @@ class ServedBundle:
 class Bundles:
     """Exports on demand, one at a time; whoever asks for the same one waits for it."""
 
-    def __init__(self, cache: Path, limit_bytes: int, roots: tuple[Path, ...], qlib_dir: Path | None) -> None:
+    def __init__(self, cache: Path, limit_bytes: int, exporter: Exporter) -> None:
         """Use a folder of the server's own.
 
         Args:
             cache: Holds bundles and zips between runs of the server.
             limit_bytes: Those not used for longest go when there is more.
-            roots: The folders of ``SOTA_WORKSPACE_ROOT``.
-            qlib_dir: Qlib's data for the evidence; where the training had it, if None.
+            exporter: Makes what is not there.
         """
         self._folder = cache
         self._limit = limit_bytes
-        self._roots = roots
-        self._qlib_dir = qlib_dir
+        self._exporter = exporter
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="exporting")
         self._keys: WeakKeyDictionary[RunView, dict[tuple[Stage, bool], str]] = WeakKeyDictionary()
         self._ready: dict[str, ServedBundle] = {}
@@ -155,12 +125,18 @@ class Bundles:
         bundle = await self.get(request)
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._zip, request, bundle)
 
+    async def close(self) -> None:
+        """End the export that is under way, for which the server could otherwise not stop."""
+        self._exporter.stop()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        await asyncio.gather(*self._work.values(), return_exceptions=True)
+
     async def _key(self, request: BundleRequest) -> str:
         """The name of a bundle; a run's, as it is now, is found once."""
         keys = self._keys.setdefault(request.view, {})
         name = (request.stage, request.replay)
         if name not in keys:
-            keys[name] = await asyncio.to_thread(_name_bundle, request, self._roots)
+            keys[name] = await asyncio.to_thread(_name_bundle, request, self._exporter.roots)
         return keys[name]
 
     def _settle(self, key: str, done: asyncio.Future[ServedBundle]) -> None:
@@ -190,7 +166,7 @@ class Bundles:
         # What an export that is ended leaves goes with its folder.
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=".export-") as work:
             made = Path(work, "bundle")
-            _export(request, made, self._roots, self._qlib_dir)
+            self._exporter.export(request, made)
             made.rename(folder)
         return _open(folder)
 
@@ -240,54 +216,3 @@ def _name_bundle(request: BundleRequest, roots: tuple[Path, ...]) -> str:
     recorder = find_recorder(workspace, None if record is None else parse_hint(record))
     digest.update(stamp_files((*(recorder.artifacts / name for name in _ARTIFACTS), workspace / TABLE_NAME)))
     return digest.hexdigest()[:32]
-
-
-def _export(request: BundleRequest, folder: Path, roots: tuple[Path, ...], qlib_dir: Path | None) -> None:
-    """Run the export in a process of its own: a log that takes too long, or too much, is ended with it."""
-    session = request.view.session
-    order = {
-        "snapshot": str(session.snapshot.absolute()),
-        "target": str(folder.absolute()),
-        "stage": request.stage,
-        "replay": request.replay,
-        "roots": [str(root.absolute()) for root in roots],
-        "qlib_dir": None if qlib_dir is None else str(qlib_dir.absolute()),
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", _EXPORT, *filter(None, sys.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
-        try:
-            said, told = process.communicate(json.dumps(order).encode(), timeout=_LONGEST_BUILD)
-        except subprocess.TimeoutExpired:
-            raise ApiError(
-                "export-took-too-long",
-                f"The bundle of {session.task_id} was not exported within {_LONGEST_BUILD:.0f} seconds.",
-                "Run rdagent-sota export on the server to see what takes so long.",
-            ) from None
-        finally:
-            # With all that it started: Qlib's workers, a factor's jail.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    problems = _parse(said)
-    if problems:
-        raise ApiError.of(problems)
-    if problems is None or process.returncode:
-        last = told.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise ApiError(
-            "export-failed",
-            f"The export of {session.task_id} ended with {process.returncode}: {''.join(last)}",
-            "Run rdagent-sota export on the server to see why.",
-        )
-
-
-def _parse(said: bytes) -> list[Problem] | None:
-    """What the process reported: problems, or none; None when it ended before it could."""
-    try:
-        items = _PROBLEMS.validate_json(said)
-    except ValidationError:
-        return None
-    return [Problem(item.slug, item.message, item.hint) for item in items]

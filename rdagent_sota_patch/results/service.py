@@ -22,8 +22,9 @@ from rdagent_sota_patch.bundle.documents import (
     TENSORS_NAME,
 )
 from rdagent_sota_patch.errors import ApiError, SotaError
-from rdagent_sota_patch.results.bundles import BundleRequest, Bundles
+from rdagent_sota_patch.results.bundles import Bundles
 from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind
+from rdagent_sota_patch.results.exporter import BundleRequest, Exporter
 from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Spool
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
@@ -32,7 +33,7 @@ from rdagent_sota_patch.results.watching import last_written
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.assets import Asset
-    from rdagent_sota_patch.results.bundles import Stage
+    from rdagent_sota_patch.results.exporter import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,13 @@ class Service:
                 "Name a folder that can be written to with --cache-dir.",
             ) from error
         self._views = Views(folders.roots, Spool(weights, folders.cache_bytes))
-        self._bundles = Bundles(bundles, folders.cache_bytes, folders.roots, folders.qlib_dir)
+        exporter = Exporter(folders.roots, folders.qlib_dir)
+        self._bundles = Bundles(bundles, folders.cache_bytes, exporter)
+
+    async def close(self) -> None:
+        """End what is under way, such as an export; nothing can be asked afterwards."""
+        self._views.close()
+        await self._bundles.close()
 
     async def list_tasks(self, limit: int, offset: int) -> TaskList:
         """Some of the runs, newest first; one that cannot be read is listed with the reason."""

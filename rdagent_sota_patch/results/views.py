@@ -174,6 +174,10 @@ class Views:
         assert entry.found is not None
         return entry.found
 
+    def close(self) -> None:
+        """Begin no further reading."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
     async def _refresh(self, task: Task, entry: _Entry) -> None:
         loop = asyncio.get_running_loop()
         # What could not be read is tried again: it may have been for want of a key or a permission.

@@ -12,10 +12,11 @@ import pytest
 
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.errors import ApiError, SotaError
-from rdagent_sota_patch.results import bundles as module
+from rdagent_sota_patch.results import exporter as module
 from rdagent_sota_patch.results.assets import Asset
-from rdagent_sota_patch.results.bundles import BundleRequest, Bundles, ServedBundle
+from rdagent_sota_patch.results.bundles import Bundles, ServedBundle
 from rdagent_sota_patch.results.describing import bundle_stages
+from rdagent_sota_patch.results.exporter import BundleRequest, Exporter
 from rdagent_sota_patch.results.sota import Spool, describe_sota
 from rdagent_sota_patch.results.views import RunView
 from rdagent_sota_patch.sessions.snapshots import read_session
@@ -49,20 +50,20 @@ def view(project: Project, folder: Path) -> RunView:
 def bundles(tmp_path: Path, limit: int = 1 << 30) -> Bundles:
     folder = tmp_path / "bundles"
     folder.mkdir(exist_ok=True)
-    return Bundles(folder, limit, (), None)
+    return Bundles(folder, limit, Exporter((), None))
 
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[BundleRequest]:
     """What was exported, in order."""
     done: list[BundleRequest] = []
-    export = module._export
+    export = Exporter.export
 
-    def count(request: BundleRequest, folder: Path, roots: tuple[Path, ...], qlib_dir: Path | None) -> None:
+    def count(self: Exporter, request: BundleRequest, folder: Path) -> None:
         done.append(request)
-        export(request, folder, roots, qlib_dir)
+        export(self, request, folder)
 
-    monkeypatch.setattr(module, "_export", count)
+    monkeypatch.setattr(Exporter, "export", count)
     return done
 
 
@@ -233,7 +234,7 @@ def test_an_export_that_takes_too_long_is_ended(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With every process that it started, and nothing of it stays in the cache."""
-    monkeypatch.setattr(module, "_LONGEST_BUILD", 0.05)
+    monkeypatch.setattr(module, "_LONGEST_EXPORT", 0.05)
 
     async def ask() -> None:
         with pytest.raises(ApiError) as caught:
