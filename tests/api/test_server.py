@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -172,7 +173,7 @@ from rdagent_sota_patch.api.connection import Limits
 from rdagent_sota_patch.api.server import ServerOptions, run_server
 from tests.api.test_server import APP
 
-run_server(APP, ServerOptions(port=0, limits=Limits(stop_seconds=1)), lambda url: print(url, flush=True))
+run_server(APP, ServerOptions(port=0, limits=Limits(stop_seconds=3)), lambda url: print(url, flush=True))
 print("stopped", flush=True)
 """
 
@@ -225,7 +226,7 @@ def test_second_signal(process: tuple[subprocess.Popen[str], int]) -> None:
         started.send_signal(signal.SIGINT)
         began = time.monotonic()
         _, errors = started.communicate(timeout=10)
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 2
     assert started.returncode == 0
     assert "Traceback" not in errors
 
@@ -412,13 +413,15 @@ def test_old_client(quick: int, served_file: Path) -> None:
 def test_no_delay() -> None:
     """Answers on a kept connection do not wait for acknowledgements, which would be 40 ms each."""
     with running(APP) as port, _connect(port) as client:
-        began = time.monotonic()
+        took = []
         for _ in range(30):
+            began = time.monotonic()
             client.sendall(GET)
             received = b""
             while not received.endswith(b"ready"):
                 received += client.recv(1 << 10)
-        assert time.monotonic() - began < 30 * 0.02
+            took.append(time.monotonic() - began)
+        assert statistics.median(took) < 0.02
 
 
 def test_clients_that_vanish(served_file: Path, caplog: pytest.LogCaptureFixture) -> None:
