@@ -20,7 +20,7 @@ from .conftest import RealRun
 pytestmark = pytest.mark.real
 
 # What the user's notes document, run by an RD-Agent that has never heard of the plugin.
-_SEEDS_WAY = """
+_READERS_WAY = """
 import hashlib, json, sys
 from rdagent.app.qlib_rd_loop.factor import FactorRDLoop
 loop = FactorRDLoop.load(sys.argv[1])
@@ -53,7 +53,7 @@ def weights_of(record: ExperimentRecord) -> Path:
 
 def look_as_documented(sandbox: Sandbox, snapshot: Path) -> dict[str, Any]:
     output = subprocess.run(
-        [sys.executable, "-c", _SEEDS_WAY, str(snapshot)],
+        [sys.executable, "-c", _READERS_WAY, str(snapshot)],
         cwd=sandbox.project,
         env=sandbox.environment("look", {"RDAGENT_SOTA_DISABLE": "true"}),
         check=True,

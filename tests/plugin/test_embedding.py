@@ -124,7 +124,7 @@ def load(snapshot: Path) -> Any:
     return pickle.loads(data[len(MAGIC) + 32 :] if data.startswith(MAGIC) else data)
 
 
-def seeds_way(snapshot: Path) -> bytes | None:
+def readers_way(snapshot: Path) -> bytes | None:
     """Weights of the last accepted factor experiment, as the user's notes document it."""
     accepted = [
         experiment
@@ -156,7 +156,7 @@ def test_accepted_weights_are_in_every_snapshot(run: Run, make_factor: Factory) 
     second = make_factor("Second", b"rejected weights")
     last = run.finish(second, False)
     for snapshot in (last, last.with_name("2_running")):
-        assert seeds_way(snapshot) == b"weights of the first"
+        assert readers_way(snapshot) == b"weights of the first"
     assert len(first.sub_workspace_list) == len(second.sub_workspace_list) == 1
     workspace = first.experiment_workspace.workspace_path
     assert first.model_artifacts == {
@@ -183,7 +183,7 @@ def test_newer_accepted_weights_replace_older_ones(run: Run, make_factor: Factor
     first = make_factor("First", b"one")
     run.finish(first, True)
     snapshot = run.finish(make_factor("Second", b"two"), True)
-    assert seeds_way(snapshot) == b"two"
+    assert readers_way(snapshot) == b"two"
     assert [record.embedded_weights for record in run.records()] == [None, b"two"]
     assert first.model_artifacts["embedded"] is False
 
@@ -220,7 +220,7 @@ def test_skipped_loop_is_no_experiment(run: Run, make_factor: Factory) -> None:
     """A loop that was skipped before its back-test leaves None, in the step and in the history."""
     run.finish(make_factor("First", b"one"), True)
     snapshot = run.finish(None, False)
-    assert seeds_way(snapshot) == b"one"
+    assert readers_way(snapshot) == b"one"
 
 
 @pytest.mark.parametrize(("limit", "told"), [(7, 0), (6, 1), (0, 0)])
@@ -229,7 +229,7 @@ def test_size_limit(limit: int, told: int, run: Run, make_factor: Factory, nothi
     experiment = make_factor("First", b"seven b")
     run.finish(experiment, True, limit)
     snapshot = run.finish(make_factor("Second", b"x"), False, limit)
-    assert seeds_way(snapshot) == (b"seven b" if limit == 7 else None)
+    assert readers_way(snapshot) == (b"seven b" if limit == 7 else None)
     assert experiment.model_artifacts["embedded"] is (limit == 7)
     warnings = [str(call.args[0]) for call in nothing_held.warning.call_args_list]
     assert len(warnings) == told
@@ -243,7 +243,7 @@ def test_changed_weights_are_not_kept(run: Run, make_factor: Factory, nothing_he
     run.dump(0, "2_running")
     folder = experiment.experiment_workspace.workspace_path / "mlruns" / "7" / "First"
     (folder / "artifacts" / "params.pkl").write_bytes(b"altered")
-    assert seeds_way(run.finish(experiment, True)) is None
+    assert readers_way(run.finish(experiment, True)) is None
     assert "was changed since the back-test" in str(nothing_held.warning.call_args)
     assert experiment.model_artifacts["weights"]["sha256"] == hashlib.sha256(b"trained").hexdigest()
 
@@ -256,7 +256,7 @@ def test_resumed_run_keeps_the_weights(run: Run, make_factor: Factory) -> None:
     run.resume(snapshot)
     ((loaded, _),) = run.loop.trace.hist
     assert len(loaded.sub_workspace_list) == 1
-    assert seeds_way(run.finish(make_factor("Second", b"two"), False)) == b"one"
+    assert readers_way(run.finish(make_factor("Second", b"two"), False)) == b"one"
 
 
 def test_what_was_accepted_without_the_plugin_is_recorded(run: Run, make_factor: Factory) -> None:
@@ -266,7 +266,7 @@ def test_what_was_accepted_without_the_plugin_is_recorded(run: Run, make_factor:
     run.loop = load(snapshot)
     run.loop.trace.hist.append((second, SimpleNamespace(decision=True)))
     run.resume(run.dump(1, "4_record"))
-    assert seeds_way(run.dump(2, "0_direct_exp_gen")) == b"two"
+    assert readers_way(run.dump(2, "0_direct_exp_gen")) == b"two"
 
 
 def test_inherited_experiments_are_another_runs(run: Run, make_factor: Factory) -> None:
@@ -325,4 +325,4 @@ def test_rdagent_runs_the_factor_again(run: Run, make_factor: Factory, mocker: M
 @pytest.mark.parametrize("data", [b"", b"\x00" * LIMIT])
 def test_any_bytes_are_weights(data: bytes, run: Run, make_factor: Factory) -> None:
     """Nothing looks into the weights."""
-    assert seeds_way(run.finish(make_factor("First", data), True)) == data
+    assert readers_way(run.finish(make_factor("First", data), True)) == data
