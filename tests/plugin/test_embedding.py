@@ -125,7 +125,7 @@ def load(snapshot: Path) -> Any:
 
 
 def readers_way(snapshot: Path) -> bytes | None:
-    """Weights of the last accepted factor experiment, as the user's notes document it."""
+    """Weights of the last accepted factor experiment, as programs that read sessions look for them."""
     accepted = [
         experiment
         for experiment, feedback in load(snapshot).trace.hist
