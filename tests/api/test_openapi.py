@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -88,6 +89,13 @@ def test_everything_is_described(served: Served) -> None:
     assert bare == []
 
 
+def is_valid_as_sent(message: str, sample: str) -> bool:
+    """Whether the only fault is a list of one number in place of the number: in a query both are the same bytes."""
+    told = re.search(r"parameter `(limit|offset)` in query - .*\(was integer, became array\)$", message)
+    sent = told and re.findall(rf"[?&]{told[1]}=(\d+)(?:\.0)?(?=[&'])", sample)
+    return bool(sent) and len(sent) == 1
+
+
 def test_requests_of_all_kinds(served: Served) -> None:
     """Valid and invalid, by the document: every answer is one that it has, and as it describes it."""
     schema = load(
@@ -127,6 +135,8 @@ def test_requests_of_all_kinds(served: Served) -> None:
             for check in checks:
                 if check.failure_info is not None:
                     failure = check.failure_info.failure
+                    if is_valid_as_sent(failure.message, check.failure_info.code_sample):
+                        continue
                     failures[event.label, check.name, failure.message] = check.failure_info.code_sample
     assert failures == {}
     assert seen.keys() >= SEEN, seen
