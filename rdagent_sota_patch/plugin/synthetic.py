@@ -41,7 +41,8 @@ class SotaFactorWorkspace(FactorFBWorkspace):
         table itself is copied into the workspace as a file.
         """
         if self._whole:
-            frame = pd.read_parquet(self._path, engine="pyarrow")
+            # In RD-Agent's own process, long before its end.
+            frame = pd.read_parquet(self._path, engine="pyarrow")  # noqa: TID251
             frame.columns = frame.columns.get_level_values(-1)
         else:
             row = pd.MultiIndex.from_tuples(
