@@ -103,12 +103,15 @@ def _task(folder: os.DirEntry[str]) -> Task:
 
 def _is_log(folder: os.DirEntry[str]) -> bool:
     try:
-        return stat.S_ISDIR((Path(folder.path) / SESSION_FOLDER).stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except PermissionError:
-        # It may well be a run's, and reading it will say what is wrong.
-        return True
+        if not folder.is_dir():
+            return False
     except OSError:
         # Such as a link that leads to itself.
         return False
+    try:
+        return stat.S_ISDIR((Path(folder.path) / SESSION_FOLDER).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        # It may well be a run's, and reading it will say what is wrong.
+        return True

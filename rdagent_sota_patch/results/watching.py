@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER
+from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER, is_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +59,7 @@ _Facts = tuple[str, int, int, int]
 def _loop_folders(log: Path) -> list[str]:
     """Newest first. As text: paths as objects take several times as long."""
     session = f"{log}/{SESSION_FOLDER}"
-    names = [name for name in _names(session) if name.isascii() and name.isdecimal()]
+    names = filter(is_index, _names(session))
     # By length first: as numbers, without reading them as such.
     return [f"{session}/{name}" for name in sorted(names, key=lambda name: (len(name), name), reverse=True)]
 

@@ -94,12 +94,12 @@ def list_snapshots(folder: Path) -> tuple[list[Snapshot], list[tuple[Path, str]]
     snapshots: list[Snapshot] = []
     foreign: list[tuple[Path, str]] = []
     for loop in _entries(folder):
-        if not _is_number(loop.name) or not _is(loop.is_dir):
+        if not is_index(loop.name) or not _is(loop.is_dir):
             foreign.append((Path(loop.path), "not a loop's folder"))
             continue
         for file in _entries(loop.path):
             step, _, name = file.name.partition("_")
-            if name and "." not in name and _is_number(step) and _is(file.is_file):
+            if name and "." not in name and is_index(step) and _is(file.is_file):
                 snapshots.append(Snapshot(int(loop.name), int(step), file.path))
             else:
                 foreign.append((Path(file.path), "not named like a snapshot"))
@@ -230,7 +230,8 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
     )
 
 
-def _is_number(text: str) -> bool:
+def is_index(text: str) -> bool:
+    """Whether a name is that of a loop or step: its number."""
     return text.isascii() and text.isdigit() and len(text) < 10
 
 

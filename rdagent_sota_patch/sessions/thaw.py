@@ -80,8 +80,7 @@ def thaw_plain(value: object) -> Any:
     Raises:
         Unthawable: It holds anything else, or nests or repeats without end.
     """
-    # Most of what is asked for is a text or missing.
-    return value if value is None or type(value) is str else _Plain().thaw(value, 0)
+    return _Plain().thaw(value, 0)
 
 
 def thaw_metrics(value: object) -> dict[str, float]:

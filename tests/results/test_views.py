@@ -104,6 +104,37 @@ def test_a_snapshot_that_is_half_written_is_passed_over(root: Path, reads: Count
     asyncio.run(ask())
 
 
+def test_folders_that_are_no_loops_do_not_hide_the_newest(root: Path, reads: Counting) -> None:
+    """Such as numbers too long for a loop: a snapshot that becomes whole beside them is noticed."""
+    write_run(root / "mined", [(run_of_factors("ZMom"), True), (run_of_factors("GapA"), True)])
+    newest = root / "mined" / "__session__" / "1" / "4_record"
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[: len(whole) // 2])
+    for digits in (10, 11, 200):
+        (newest.parents[1] / ("9" * digits)).mkdir()
+
+    async def ask() -> None:
+        tasks, runs = served(root)
+        view = await get(tasks, runs)
+        assert (view.anchor.hist_len, view.updated) == (1, pytest.approx(newest.stat().st_mtime))
+        newest.write_bytes(whole)
+        await asyncio.sleep(PAUSE)
+        assert (await get(tasks, runs)).anchor.hist_len == 2
+
+    asyncio.run(ask())
+
+
+def test_a_run_that_cannot_be_looked_at_is_listed(root: Path) -> None:
+    """What is wrong with it is told by reading it; a run does not just vanish."""
+    (root / "broken").mkdir()
+    (root / "broken" / "__session__").symlink_to("__session__")
+    tasks, runs = served(root)
+    assert [task.task_id for task in tasks.list()] == ["mined", "broken"]
+    with pytest.raises(SotaError) as caught:
+        asyncio.run(get(tasks, runs, "broken"))
+    assert caught.value.slug == "log-unreadable"
+
+
 def test_what_cannot_be_read_is_tried_again(root: Path, reads: Counting) -> None:
     """The cause may lie outside of the log, such as a key that was not there."""
 
