@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 BENCHMARK = "SH000300"
 UNIVERSE = "csi300"
+
+Spelling = Literal["SH600000", "000001.SZ"]
+"""How instruments are written: with the exchange in front, as RD-Agent's templates have it, or at the end."""
 
 DAILY_VOLATILITY = 0.018
 GAP_VOLATILITY = 0.006
@@ -68,12 +71,14 @@ class MarketSpec:
         stocks: Number of stocks; RD-Agent's strategy holds 50 of them.
         start: First day of data. Mined factors need 126 trading days before their first value.
         end: Last day that a back-test may reach; the calendar goes on a little longer.
+        spelling: How instruments are written. With the exchange at the end, every second stock is Shenzhen's.
     """
 
     seed: int = 20
     stocks: int = 64
     start: date = date(2017, 11, 1)
     end: date = date(2020, 3, 31)
+    spelling: Spelling = "SH600000"
 
     def __post_init__(self) -> None:
         if self.stocks < _MIN_STOCKS:
@@ -82,11 +87,16 @@ class MarketSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Market:
-    """Prices and volumes by field, each of shape (days, stocks)."""
+    """Prices and volumes by field, each of shape (days, stocks).
+
+    Attributes:
+        benchmark: The index of all stocks, as an instrument.
+    """
 
     days: pd.DatetimeIndex
     instruments: tuple[str, ...]
     fields: dict[str, Panel]
+    benchmark: str = BENCHMARK
 
     def frame(self) -> pd.DataFrame:
         """The market as RD-Agent's factor code reads it: index (datetime, instrument), columns $open …"""
@@ -134,8 +144,11 @@ def simulate_market(spec: MarketSpec) -> Market:
         "factor": np.ones(shape),
         "change": close / previous - 1.0,
     }
-    instruments = tuple(f"SH{600000 + number}" for number in range(spec.stocks))
-    return Market(days, instruments, {name: panel[_BURN_IN:] for name, panel in fields.items()})
+    kept = {name: panel[_BURN_IN:] for name, panel in fields.items()}
+    if spec.spelling == "SH600000":
+        return Market(days, tuple(f"SH{600000 + number}" for number in range(spec.stocks)), kept)
+    names = (f"{number:06d}.SZ" if number % 2 else f"{600000 + number}.SH" for number in range(spec.stocks))
+    return Market(days, tuple(names), kept, benchmark="000300.SH")
 
 
 def _planted_drift(log_close: Panel, gap: Panel, log_volume: Panel, day: int) -> Panel:
@@ -161,23 +174,24 @@ def _standardize(values: Panel) -> Panel:
 def write_qlib_data(market: Market, folder: Path) -> None:
     """Write ``market`` as a Qlib provider folder: calendars, instruments, features.
 
-    The benchmark is the equally weighted market. Each ``.bin`` is little-endian float32, the first value
-    the index of its start in the calendar (``qlib/data/storage/file_storage.py``).
+    The benchmark is the equally weighted market, under the name that RD-Agent's templates give it as well. Each
+    ``.bin`` is little-endian float32, the first value the index of its start in the calendar
+    (``qlib/data/storage/file_storage.py``).
     """
     _write_text(folder / "calendars" / "day.txt", [f"{day:%Y-%m-%d}" for day in market.days])
     span = f"{market.days[0]:%Y-%m-%d}\t{market.days[-1]:%Y-%m-%d}"
     stocks = [f"{name}\t{span}" for name in market.instruments]
     _write_text(folder / "instruments" / f"{UNIVERSE}.txt", stocks)
-    _write_text(folder / "instruments" / "all.txt", [*stocks, f"{BENCHMARK}\t{span}"])
+    _write_text(folder / "instruments" / "all.txt", [*stocks, f"{market.benchmark}\t{span}"])
     for column, name in enumerate(market.instruments):
         _write_features(folder, name, {field: panel[:, column] for field, panel in market.fields.items()})
     change = market.fields["change"].mean(axis=1)
     level = 3000.0 * np.cumprod(1.0 + change)
     flat = dict.fromkeys(("open", "close", "high", "low", "vwap"), level)
     volume = market.fields["volume"].sum(axis=1)
-    _write_features(
-        folder, BENCHMARK, {**flat, "volume": volume, "factor": np.ones_like(level), "change": change}
-    )
+    fields = {**flat, "volume": volume, "factor": np.ones_like(level), "change": change}
+    for name in {BENCHMARK, market.benchmark}:
+        _write_features(folder, name, fields)
 
 
 def _write_features(folder: Path, instrument: str, fields: dict[str, Panel]) -> None:

@@ -15,6 +15,7 @@ from rdagent_sota_patch.demo.market import (
     BENCHMARK,
     Market,
     MarketSpec,
+    Spelling,
     simulate_market,
     write_factor_data,
     write_qlib_data,
@@ -127,9 +128,26 @@ def test_feature_file_is_float32_after_its_start_index(market: Market, tmp_path:
     assert np.array_equal(values[1:], market.fields["open"][:, 3].astype("<f4"))
 
 
+def test_the_spelling_changes_names_alone() -> None:
+    """With the exchange at the end the prices are the same, and both exchanges are there."""
+    market, other = (
+        simulate_market(MarketSpec(stocks=51, spelling=spelling)) for spelling in ("SH600000", "000001.SZ")
+    )
+
+    assert (market.instruments[:2], other.instruments[:2]) == (
+        ("SH600000", "SH600001"),
+        ("600000.SH", "000001.SZ"),
+    )
+    assert (market.benchmark, other.benchmark) == (BENCHMARK, "000300.SH")
+    assert np.array_equal(market.fields["close"], other.fields["close"])
+
+
 @pytest.mark.real
-def test_qlib_reads_the_market(market: Market, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spelling", ["SH600000", "000001.SZ"])
+def test_qlib_reads_the_market(spelling: Spelling, tmp_path: Path) -> None:
     """Qlib's own reader finds the calendar, the universe, the prices and the benchmark."""
+    market = simulate_market(MarketSpec(spelling=spelling))
+    stock = market.instruments[1]
     write_qlib_data(market, tmp_path)
     program = f"""
         import json
@@ -138,8 +156,8 @@ def test_qlib_reads_the_market(market: Market, tmp_path: Path) -> None:
 
         qlib.init(provider_uri={str(tmp_path)!r}, region="cn")
         stocks = D.list_instruments(D.instruments("csi300"), as_list=True)
-        frame = D.features(["SH600001", "{BENCHMARK}"], ["$close", "Ref($close, -2)/Ref($close, -1)-1"])
-        print(json.dumps([len(D.calendar()), len(stocks), frame.loc["SH600001"].iloc[9].tolist(),
+        frame = D.features(["{stock}", "{BENCHMARK}"], ["$close", "Ref($close, -2)/Ref($close, -1)-1"])
+        print(json.dumps([len(D.calendar()), len(stocks), frame.loc["{stock}"].iloc[9].tolist(),
                           int(frame.loc["{BENCHMARK}"]["$close"].notna().sum())]))
         """
     done = subprocess.run(
