@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rdagent_sota_patch.demo.market import MarketSpec
 from rdagent_sota_patch.demo.replies import Prompt, Screenplay
 from rdagent_sota_patch.demo.runs import RunResult
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.demo.script import ModelType
 from rdagent_sota_patch.demo.stages import FACTOR_LOOPS
+from rdagent_sota_patch.demo.years import Segments
 from rdagent_sota_patch.sessions.records import Session
+from tests.integration import checkouts
 from tests.integration.evidence import readers
 
 
@@ -42,6 +47,23 @@ class BriefTraining(Screenplay):
     def answer(self, prompt: Prompt) -> str:
         """The script's answer, with another number of epochs where it tells one."""
         return re.sub(r'"n_epochs": "\d+"', '"n_epochs": "1"', super().answer(prompt))
+
+
+class TwoFiles(BriefTraining):
+    """The script with factors that read a second market file as well."""
+
+    def answer(self, prompt: Prompt) -> str:
+        """The script's answer, with the second file in a factor's code."""
+        said = super().answer(prompt)
+        if "result = factor.rename" not in said:
+            return said
+        reads = f'static = pd.read_parquet("{checkouts.SECOND_FILE}").sort_index()\nby_stock ='
+        adds = (
+            'flow = 0.001 * (static["mf_a"] + static["db_b"])\n'
+            "factor = factor + flow.reindex(factor.index)\nresult ="
+        )
+        changed = said.replace("by_stock =", json.dumps(reads)[1:-1], 1)
+        return changed.replace("result =", json.dumps(adds)[1:-1], 1)
 
 
 FactorStage = Callable[[], RealRun]
@@ -131,12 +153,49 @@ def make_quant_informed(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     return make_run(sandbox, "fin_quant", "quant-informed", 2, settings, BriefTraining(accept_factors=True))
 
 
+@dataclass(frozen=True, slots=True)
+class CheckoutRuns:
+    """Both stages on an edited RD-Agent; one of them has no model stage."""
+
+    sandbox: checkouts.CheckoutSandbox
+    factor: RealRun
+    model: RealRun | None
+
+
+def make_fork(sandbox: Sandbox, _: FactorStage) -> CheckoutRuns:
+    """Every trait of the fork that has its own loader; what its user sets is in ``.env``, which wins there."""
+    market = MarketSpec(stocks=54, spelling="000001.SZ")
+    with checkouts.make_sandbox(sandbox.folder / "fork", checkouts.FORK, market=market) as opened:
+        checkouts.write_second_file(opened)
+        factor = make_run(opened, "fin_factor", "factor", 2, {}, TwoFiles(accept_factors=True))
+        lines = (f"{name}={value}\n" for name, value in from_log(factor).items())
+        (opened.project / ".env").write_text("".join(lines), encoding="utf-8")
+        off = {"LOAD_SOTA_FROM_LOG": "false"}
+        return CheckoutRuns(opened, factor, make_run(opened, "fin_model", "model", 1, off))
+
+
+def make_between(sandbox: Sandbox, _: FactorStage) -> CheckoutRuns:
+    """A tree from between the releases: dates as variables, features as lists, results and sessions of before."""
+    with checkouts.make_sandbox(sandbox.folder / "between", checkouts.BETWEEN) as opened:
+        factor = make_run(opened, "fin_factor", "factor", 1, {})
+        return CheckoutRuns(opened, factor, make_run(opened, "fin_model", "model", 1, from_log(factor)))
+
+
+def make_signed(sandbox: Sandbox, _: FactorStage) -> CheckoutRuns:
+    """Results of before, and sessions that are signed."""
+    with checkouts.make_sandbox(sandbox.folder / "signed", checkouts.SIGNED) as opened:
+        return CheckoutRuns(opened, make_run(opened, "fin_factor", "factor", 1, {}), None)
+
+
 # In the order in which they are begun. The first needs no factors, and runs beside the factor stage; then those that
 # tests go on with, so that these have something to do meanwhile; then the longest first.
-STAGES: dict[str, Callable[[Sandbox, FactorStage], RealRun]] = {
+STAGES: dict[str, Callable[[Sandbox, FactorStage], Any]] = {
     "off": make_off,
     "both": make_both,
     "alone": make_alone,
+    "fork": make_fork,
+    "between": make_between,
+    "signed": make_signed,
     "informed": make_informed,
     "quant_on_top": make_quant_on_top,
     "quant_informed": make_quant_informed,
@@ -175,7 +234,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def runs(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[RealRun]]]:
+def runs(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Any]]]:
     """The runs that the collected tests ask for by name, begun at once."""
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     pool = ThreadPoolExecutor(max_workers=2)
@@ -190,20 +249,20 @@ def runs(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Mapping[s
 
 
 @pytest.fixture(scope="session")
-def factor_run(runs: Mapping[str, Future[RealRun]]) -> RealRun:
+def factor_run(runs: Mapping[str, Future[Any]]) -> RealRun:
     """Three loops of ``fin_factor``: accepted, rejected, accepted; the accepted set is saved to a file."""
     return runs["factor_run"].result()
 
 
 @pytest.fixture
-def nothing_else_runs(runs: Mapping[str, Future[RealRun]]) -> None:
+def nothing_else_runs(runs: Mapping[str, Future[Any]]) -> None:
     """For a test that changes what all runs share: it waits until all are done, and comes last."""
     wait(runs.values())
 
 
-def _stage_fixture(stage: str) -> Callable[..., RealRun]:
+def _stage_fixture(stage: str) -> Callable[..., Any]:
     @pytest.fixture(scope="session", name=stage)
-    def result(runs: Mapping[str, Future[RealRun]]) -> RealRun:
+    def result(runs: Mapping[str, Future[Any]]) -> Any:
         return runs[stage].result()
 
     result.__doc__ = STAGES[stage].__doc__
@@ -214,3 +273,4 @@ off, both, alone = _stage_fixture("off"), _stage_fixture("both"), _stage_fixture
 time_series, parallel, quant = (_stage_fixture(name) for name in ("time_series", "parallel", "quant"))
 informed, quant_on_top = _stage_fixture("informed"), _stage_fixture("quant_on_top")
 quant_informed = _stage_fixture("quant_informed")
+fork, between, signed = _stage_fixture("fork"), _stage_fixture("between"), _stage_fixture("signed")
