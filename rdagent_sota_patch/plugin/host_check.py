@@ -18,6 +18,7 @@ from rdagent_sota_patch.plugin.release import release_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 OLDEST = (0, 8, 0)
 
@@ -116,6 +117,19 @@ def require_known_host() -> None:
     """
     if problems := check_host(find_host()):
         raise HostError.of(problems)
+
+
+def host_problems(root: Path, version: str = "") -> tuple[Problem, ...]:
+    """Everything that keeps the plugin from working in the RD-Agent below ``root``; nothing is imported.
+
+    The same answer as `require_known_host` acts on, for a source that need not be this Python's.
+
+    Args:
+        root: A checkout, a folder of installed packages, or the package's own folder ``…/rdagent``.
+        version: What the source is called in messages, where that is known.
+    """
+    package = root / "rdagent"
+    return check_host(HostSource(package if package.is_dir() else root, version))
 
 
 @functools.cache

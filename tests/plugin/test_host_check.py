@@ -10,7 +10,7 @@ from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError
 from rdagent_sota_patch.plugin import host_check
-from rdagent_sota_patch.plugin.host_check import check_host, require_known_host
+from rdagent_sota_patch.plugin.host_check import check_host, host_problems, require_known_host
 from rdagent_sota_patch.plugin.host_source import MODEL_TEMPLATE, HostSource, find_host
 
 QLIB = "scenarios/qlib"
@@ -44,6 +44,17 @@ def test_installed_release_is_known(installed: HostSource) -> None:
     """The RD-Agent of this environment passes."""
     assert check_host(installed) == ()
     require_known_host()
+
+
+@pytest.mark.parametrize("named", ["rdagent", "."])
+def test_source_in_a_folder(named: str, copy: Path) -> None:
+    """A checkout is judged like the installed RD-Agent, named by its folder or by the package's."""
+    root = copy if named == "rdagent" else copy.parent
+    assert host_problems(root) == ()
+    change(copy, "core/utils.py", "@functools.wraps(func)", "")
+    check_host.cache_clear()
+    (problem,) = host_problems(root, "3.4.5")
+    assert problem.slug == "host-changed" and "3.4.5" in problem.message
 
 
 @pytest.mark.parametrize("version", ["2.3.0", "1.0.1.dev7+g1234567", "0.1.dev1+g1234567", ""])
