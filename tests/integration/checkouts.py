@@ -1,11 +1,12 @@
 """RD-Agent as people change it: copies of the installed one, edited here, and a sandbox that runs such a copy.
 
-Each trait is one of those that people's own checkouts were seen to have. It is made by edits that have to match, so that
-a release in which the text is another one fails here and not in some assertion far away.
+Each trait is one of those that people's own checkouts were seen to have. It is made by edits that have to match, so
+that a release in which the text is another one fails here and not in some assertion far away.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shutil
@@ -33,17 +34,26 @@ _TEMPLATES = f"{_QLIB}/experiment"
 _SERIALIZATION = "core/serialization.py"
 
 
+def is_editable() -> bool:
+    """Whether the installed RD-Agent is built like 1.0.0, on which the edits are made."""
+    return (_installed() / _SERIALIZATION).is_file()
+
+
+def _installed() -> Path:
+    found = importlib.util.find_spec("rdagent")
+    assert found is not None and found.submodule_search_locations
+    return Path(found.submodule_search_locations[0])
+
+
 def copy_of_rdagent(folder: Path, traits: Iterable[Trait] = ()) -> Path:
     """A copy of the installed RD-Agent as ``folder/rdagent``, with traits; returns ``folder``, for ``PYTHONPATH``.
 
     The copy is a package of its own: without ``__init__.py``, Python would look for what was removed from it in the
     installed one.
     """
-    found = importlib.util.find_spec("rdagent")
-    assert found is not None and found.submodule_search_locations
     package = folder / "rdagent"
     ignored = shutil.ignore_patterns("__pycache__", "*.png", "*.csv")
-    shutil.copytree(found.submodule_search_locations[0], package, ignore=ignored)
+    shutil.copytree(_installed(), package, ignore=ignored)
     (package / "__init__.py").touch()
     for trait in traits:
         trait(package)
@@ -61,7 +71,9 @@ def edit(package: Path, file: str, old: str, new: str, times: int = 1) -> None:
 def substitute(package: Path, file: str, pattern: str, new: str) -> None:
     """Replace each match of ``pattern`` in one file; there has to be one."""
     path = package / file
-    text, count = re.subn(pattern, lambda match: match.expand(new), path.read_bytes().decode(), flags=re.MULTILINE)
+    text, count = re.subn(
+        pattern, lambda match: match.expand(new), path.read_bytes().decode(), flags=re.MULTILINE
+    )
     assert count, f"{file}: no {pattern!r}"
     path.write_bytes(text.encode())
 
@@ -114,10 +126,18 @@ def loads_unsorted(package: Path) -> None:
     """One loader for Alpha and mined features in every factor back-test: left join, columns as they come."""
     (package / _TEMPLATES / "joined_loader.py").write_text(_LOADER_CODE, encoding="utf-8")
     template = package / _TEMPLATES / "factor_template"
-    text, count = _NESTED.subn(_ONE_LOADER, (template / "conf_combined_factors.yaml").read_text(encoding="utf-8"))
+    text, count = _NESTED.subn(
+        _ONE_LOADER, (template / "conf_combined_factors.yaml").read_text(encoding="utf-8")
+    )
     assert count == 1, text
     (template / "conf_combined_factors_dynamic.yaml").write_text(text, encoding="utf-8")
-    edit(package, _FACTOR_RUNNER, '"conf_combined_factors.yaml"', '"conf_combined_factors_dynamic.yaml"', times=2)
+    edit(
+        package,
+        _FACTOR_RUNNER,
+        '"conf_combined_factors.yaml"',
+        '"conf_combined_factors_dynamic.yaml"',
+        times=2,
+    )
 
 
 def env_file_wins(package: Path) -> None:
@@ -140,7 +160,12 @@ def reads_use_alpha_factors(package: Path) -> None:
 
 def one_experiment_is_enough(package: Path) -> None:
     """One factor experiment is enough for the model runner to use its factors."""
-    edit(package, _MODEL_RUNNER, "len(sota_factor_experiments_list) > 1", "len(sota_factor_experiments_list) >= 1")
+    edit(
+        package,
+        _MODEL_RUNNER,
+        "len(sota_factor_experiments_list) > 1",
+        "len(sota_factor_experiments_list) >= 1",
+    )
 
 
 def weights_in_file_dict(package: Path) -> None:
@@ -184,10 +209,10 @@ def unsigned_sessions(package: Path) -> None:
 
 def features_in_templates(package: Path) -> None:
     """The Alpha features are lists in the templates, and neither a plan nor an experiment has any."""
-    names, expressions = _alpha20(package)
+    features = _alpha20(package)
     for file in _templates(package):
-        edit(package, file, "{{ feature_expressions }}", _flow_list(expressions))
-        edit(package, file, "{{ feature_names }}", _flow_list(names))
+        edit(package, file, "{{ feature_expressions }}", _flow_list(features.values()))
+        edit(package, file, "{{ feature_names }}", _flow_list(features))
     for file in (_FACTOR_RUNNER, _MODEL_RUNNER):
         edit(package, file, "len(exp.base_features)", "RD_AGENT_SETTINGS.initial_fator_library_size")
         substitute(package, file, r"^            \"feature_(names|expressions)\": .*\n", "")
@@ -201,16 +226,19 @@ def features_in_templates(package: Path) -> None:
 _SETTINGS_IMPORT = "import pandas as pd\n\nfrom rdagent.core.conf import RD_AGENT_SETTINGS\n"
 
 
-def _alpha20(package: Path) -> tuple[list[str], list[str]]:
-    namespace: dict[str, Any] = {}
-    text = (package / "utils" / "qlib.py").read_text(encoding="utf-8")
-    found = re.search(r"^ALPHA20 = \{.*?^\}", text, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    exec(found[0], namespace)
-    return list(namespace["ALPHA20"]), list(namespace["ALPHA20"].values())
+def alpha_names() -> list[str]:
+    """The Alpha features as they are configured."""
+    return list(_alpha20(_installed()))
 
 
-def _flow_list(texts: list[str]) -> str:
+def _alpha20(package: Path) -> dict[str, str]:
+    for node in ast.parse((package / "utils" / "qlib.py").read_bytes()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ALPHA20":
+            return dict(ast.literal_eval(node.value))
+    raise AssertionError("no ALPHA20")
+
+
+def _flow_list(texts: Iterable[str]) -> str:
     """As the templates had it: double quotes, over several lines."""
     return "[" + (",\n" + 31 * " ").join(f'"{text}"' for text in texts) + "]"
 
@@ -227,7 +255,9 @@ def dates_in_templates(segments: Segments) -> Trait:
         for file in _templates(package):
             for name, day in days.items():
                 substitute(package, file, rf"\{{\{{ {name} \| default\([^)]*\) \}}\}}", day)
-            assert "default(" not in (package / file).read_text(encoding="utf-8").split("dataset_cls")[0], file
+            assert "default(" not in (package / file).read_text(encoding="utf-8").split("dataset_cls")[0], (
+                file
+            )
         for file in (_FACTOR_RUNNER, _MODEL_RUNNER):
             substitute(package, file, r"^            \"(train|valid|test)_(start|end)\": .*\n", "")
             substitute(package, file, r"^        if \w+\.test_end is not None:\n.*\n", "")
@@ -276,7 +306,9 @@ class CheckoutSandbox(Sandbox):
         for program in ("python", "qrun"):
             path = self.folder / "env" / "bin" / program
             start = f'#!/bin/sh\nPYTHONPATH="{self.tree}${{PYTHONPATH:+:$PYTHONPATH}}"; export PYTHONPATH\n'
-            path.write_text(path.read_text(encoding="utf-8").replace("#!/bin/sh\n", start, 1), encoding="utf-8")
+            path.write_text(
+                path.read_text(encoding="utf-8").replace("#!/bin/sh\n", start, 1), encoding="utf-8"
+            )
 
 
 _SEGMENTS = Segments()

@@ -18,7 +18,6 @@ from rdagent_sota_patch.demo.runs import RunResult
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.demo.script import ModelType
 from rdagent_sota_patch.demo.stages import FACTOR_LOOPS
-from rdagent_sota_patch.demo.years import Segments
 from rdagent_sota_patch.sessions.records import Session
 from tests.integration import checkouts
 from tests.integration.evidence import readers
