@@ -265,6 +265,19 @@ def dates_in_templates(segments: Segments) -> Trait:
     return trait
 
 
+def describes_parquet(package: Path) -> None:
+    """The data folder may hold parquet files: the LLM is told their columns."""
+    edit(
+        package,
+        f"{_TEMPLATES}/utils.py",
+        '    elif p.name.endswith(".md"):\n',
+        '    elif p.name.endswith(".parquet"):\n'
+        "        columns = list(pd.read_parquet(p).columns)\n"
+        '        return JJ_TPL.render(file_name=p.name, type_desc="Parquet Data File", content=str(columns))\n\n'
+        '    elif p.name.endswith(".md"):\n',
+    )
+
+
 def tracking_uri_of_the_workspace(package: Path) -> None:
     """Each back-test is told where MLflow keeps it."""
     edit(
@@ -323,6 +336,7 @@ FORK: tuple[Trait, ...] = (
     unsigned_sessions,
     features_in_templates,
     dates_in_templates(_SEGMENTS),
+    describes_parquet,
     tracking_uri_of_the_workspace,
     exchange_at_the_end,
     windows_line_ends,

@@ -37,6 +37,7 @@ TRAITS: dict[str, tuple[Trait, ...]] = {
     "ret.pkl, unsigned": (checkouts.returns_as_pickle, checkouts.unsigned_sessions),
     "features in templates": (checkouts.features_in_templates,),
     "dates in templates": (checkouts.dates_in_templates(Segments()),),
+    "a second market file": (checkouts.describes_parquet,),
     "MLFLOW_TRACKING_URI": (checkouts.tracking_uri_of_the_workspace,),
     "000001.SZ": (checkouts.exchange_at_the_end,),
     "CRLF": (checkouts.windows_line_ends,),
