@@ -35,6 +35,9 @@ REPLAY_NAME = "replay/replay.json"
 
 NOT_AUDITED: Literal["not audited"] = "not audited"
 
+Join = Literal["left", "outer", "inner", "right"]
+"""Whose rows a model's input has: the Alpha features' (left), the factor table's (right), both's or either's."""
+
 
 class Document(BaseModel):
     """Base of all documents: frozen, and refusing what it does not know."""
@@ -94,6 +97,36 @@ class Manifest(Document):
     files: dict[str, ShippedFile]
 
 
+class TriedOrder(Document):
+    """One way in which a loader may have made the model's input, and what it gives for the back-test's own days."""
+
+    order: Annotated[
+        Literal["alpha_then_table", "table_then_alpha", "sorted", "told_by_model"],
+        Field(
+            description="Of the columns: Alpha features as configured, then the table's, or the other way round; "
+            "sorted by name; as fitted processors or the weights name them."
+        ),
+    ]
+    shared: Annotated[
+        Literal["first", "last", "replaced"] | None,
+        Field(
+            description="Of a name that both have, which column stays, in the order above (the table's is the last "
+            "unless it goes first): the first, the last, or the last one's values in the first one's place; null where "
+            "no name is shared."
+        ),
+    ]
+    join: Annotated[Join, Field(description="Whose rows are kept; see `join` of the document.")]
+    taken: Annotated[bool, Field(description="Whether it is the one that the model was trained with.")]
+    max_difference: Annotated[
+        float | None,
+        Field(
+            description="Largest difference from the back-test's scores; null where they could not be compared, since "
+            "rows or columns differ."
+        ),
+    ]
+    outcome: Annotated[str, Field(description="The same in words.")]
+
+
 class FactorOrder(Document):
     """``factor_order.json``: the columns of the model's input, in the order in which it was trained.
 
@@ -108,8 +141,8 @@ class FactorOrder(Document):
     factor_order: Annotated[
         tuple[str, ...],
         Field(
-            description="All features, as Qlib sorted them (`NestedDataLoader.load`): lexicographic, Alpha and mined "
-            "together."
+            description="All features in the order of the model's input. RD-Agent's own templates sort them by name, "
+            "Alpha and mined together (`NestedDataLoader.load`); other loaders do not."
         ),
     ]
     alpha_count: Annotated[int, Field(description="How many of them are Alpha features.")]
@@ -120,6 +153,23 @@ class FactorOrder(Document):
     dynamic_factor_order: Annotated[
         tuple[str, ...], Field(description="The mined factors as the factor table has them.")
     ]
+    found: Annotated[
+        Literal["loader", "proven"],
+        Field(
+            description="How the order is known: Qlib's own loaders are known to make it (`loader`), or it alone, of "
+            "all that were tried, gives the back-test's scores (`proven`)."
+        ),
+    ] = "loader"
+    join: Annotated[
+        Join,
+        Field(
+            description="Whose rows the input has: those of the Alpha features and the label (`left`), of the factor "
+            "table (`right`), of both (`inner`) or of either (`outer`)."
+        ),
+    ] = "left"
+    tried: Annotated[
+        tuple[TriedOrder, ...], Field(description="What was tried where the order had to be proven.")
+    ] = ()
 
     @model_validator(mode="after")
     def _counts_agree(self) -> FactorOrder:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def describe_order(choice: Choice, trained: TrainedModel) -> FactorOrder:
-    """``factor_order.json``: from fitted processors and the table's footer, never from data.
+    """``factor_order.json``: from fitted processors and the table's footer; what only data tells, was proven before.
 
     Raises:
-        BundleError: ``model-input-mismatch``.
+        BundleError: ``model-input-mismatch``, ``input-order-unproven``.
     """
     columns = trained_columns(trained)
     alpha = len(columns) - len(trained.mined)
@@ -46,6 +46,9 @@ def describe_order(choice: Choice, trained: TrainedModel) -> FactorOrder:
         alpha158_count=alpha,
         dynamic_factor_count=len(trained.mined),
         dynamic_factor_order=trained.mined,
+        found="loader" if trained.unknown_loader is None else "proven",
+        join=trained.join,
+        tried=trained.tried,
     )
 
 

@@ -25,13 +25,15 @@ from rdagent_sota_patch.bundle.documents import (
 )
 from rdagent_sota_patch.bundle.folder import make_folder, require_free
 from rdagent_sota_patch.bundle.manifest import describe_versions, utc_now, write_manifest
+from rdagent_sota_patch.bundle.opening import Bundle
 from rdagent_sota_patch.bundle.signing import sign_manifest
 from rdagent_sota_patch.bundle.writing import BundleWriter
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.exporting.choice import Choice, Stage, choose_experiment, find_workspace_of
 from rdagent_sota_patch.exporting.description import describe_model, describe_order, has_gaps
-from rdagent_sota_patch.exporting.market_slice import write_replay
+from rdagent_sota_patch.exporting.market_slice import Evidence, take_evidence, write_replay
 from rdagent_sota_patch.exporting.model_code import find_model_code
+from rdagent_sota_patch.exporting.proving import first_possible, prove_order
 from rdagent_sota_patch.exporting.report import describe_export, finite
 from rdagent_sota_patch.exporting.shipped_factors import codes_of, list_factors, write_factors
 from rdagent_sota_patch.factors.schema import read_names
@@ -40,6 +42,7 @@ from rdagent_sota_patch.prediction.features import GAPS_KEY
 from rdagent_sota_patch.recorders.recorder import find_recorder, parse_hint
 from rdagent_sota_patch.recorders.trained import TrainedModel, read_trained
 from rdagent_sota_patch.scoring.replay import Replayed, replay_slice
+from rdagent_sota_patch.scoring.scoring import load_scorer
 from rdagent_sota_patch.scoring.tensors import write_tensors
 from rdagent_sota_patch.sessions.workspaces import find_workspace
 
@@ -146,16 +149,21 @@ class _Export:
 
     def write_model(self) -> Exported:
         trained, code = self._read_model()
+        self._write_weights(trained, code)
+        evidence = None
+        if trained.candidates:
+            trained, evidence = self._prove(trained, code)
         order = describe_order(self.choice, trained)
         meta = describe_model(trained, has_code=code is not None)
         factors = self._write_factors(trained.mined)
-        self._write_weights(trained, code)
         self.writer.add_document(ORDER_NAME, order)
         self.writer.add_document(META_NAME, meta)
         self.writer.add_json(CONFIG_NAME, dict(trained.config))
         if self.options.replay:
             self.report("taking evidence for the replay")
-            write_replay(self.writer, trained, meta, order.factor_order, self.options.qlib_dir)
+            write_replay(
+                self.writer, evidence or take_evidence(trained, meta, self.options.qlib_dir), trained
+            )
         manifest = self._finish(factors, trained)
         replayed = self._replay() if self.options.replay else None
         return Exported(self.target, manifest, factors, order, meta, replayed)
@@ -167,6 +175,32 @@ class _Export:
         recorder = find_recorder(workspace, None if record is None else parse_hint(record))
         trained = read_trained(recorder)
         return trained, find_model_code(self.choice, workspace) if trained.kind == "torch" else None
+
+    def _prove(self, trained: TrainedModel, code: str | None) -> tuple[TrainedModel, Evidence]:
+        """The model with the input that gives its back-test's scores, and what showed it."""
+        self.report("proving the order of the inputs")
+        has_code = code is not None
+        meta = describe_model(first_possible(trained), has_code=has_code)
+        meta = meta.model_copy(update={"alpha": trained.alpha})
+        evidence = take_evidence(trained, meta, self.options.qlib_dir)
+        no_factors = ShippedFactors(schema_version=1, task_id=self.choice.session.task_id, factors=())
+
+        def as_bundle(candidate: TrainedModel) -> Bundle:
+            return Bundle(
+                folder=self.writer.folder,
+                manifest=self._describe(no_factors, candidate),
+                order=describe_order(self.choice, candidate),
+                meta=describe_model(candidate, has_code=has_code),
+                factors=no_factors,
+                signed=False,
+            )
+
+        return (
+            prove_order(
+                trained, evidence, as_bundle, lambda bundle: load_scorer(bundle, trust=self.options.trust)
+            ),
+            evidence,
+        )
 
     def _write_factors(self, table: Sequence[str] | None) -> ShippedFactors:
         return write_factors(self.writer, self.choice.session.task_id, list_factors(self.choice, table))
@@ -281,7 +315,9 @@ def _diagnose(factors: ShippedFactors, trained: TrainedModel | None) -> dict[str
     return {
         **common,
         "factor_order": {
-            "mode": "fitted_processors_and_parquet_footer",
+            "mode": "fitted_processors_and_parquet_footer"
+            if trained.unknown_loader is None
+            else "proven_on_backtest_predictions",
             "source": None if trained.table is None else str(trained.table),
             "factor_count": len(trained.columns),
             "dynamic_factor_count": len(trained.mined),

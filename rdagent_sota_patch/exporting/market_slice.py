@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.factors.reading import open_parquet, unreadable
 from rdagent_sota_patch.factors.schema import INDEX, parse_schema
 from rdagent_sota_patch.prediction.alpha import alpha_request, compute_alpha
-from rdagent_sota_patch.prediction.features import join_features, order_columns
+from rdagent_sota_patch.prediction.features import join_features, no_rows, order_columns
 from rdagent_sota_patch.recorders.recorder import read_artifact, read_predictions
 
 if TYPE_CHECKING:
@@ -30,36 +31,97 @@ _CONFIG = "config"
 _JOBS = 2
 
 
-def write_replay(
-    writer: BundleWriter, trained: TrainedModel, meta: ModelMeta, order: Sequence[str], qlib_dir: Path | None
-) -> None:
-    """Write predictions, slice and notes.
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """The back-test's predictions, and a few days of what its input was made of.
+
+    Attributes:
+        predictions: Column score; index (datetime, instrument).
+        compared: The days to compare.
+        alpha: Alpha features on these days, and for a TimeSeries model on those before; index (datetime, instrument).
+            Its rows are those that Qlib gives by Alpha features and label.
+        mined: The factor table on the same days, in the file's own types; None for Alpha alone.
+    """
+
+    predictions: pd.DataFrame
+    compared: pd.DatetimeIndex
+    alpha: pd.DataFrame
+    mined: pd.DataFrame | None
+
+    def input_of(self, trained: TrainedModel) -> pd.DataFrame:
+        """The model's input before any processor, columns in its order.
+
+        Raises:
+            BundleError: ``model-input-mismatch``.
+        """
+        alpha: pd.DataFrame = self.alpha[[name for name in trained.columns if name not in trained.mined]]
+        if self.mined is None:
+            return alpha
+        # A processor may drop columns before the model sees them; the bundle knows those that it sees.
+        mined = self.mined[list(trained.mined)]
+        return order_columns(
+            join_features(alpha, mined, complete_rows=False, join=trained.join), trained.columns
+        )
+
+    @property
+    def shipped(self) -> pd.Series:
+        """The back-test's scores on the compared days."""
+        scores: pd.Series = self.predictions["score"]
+        return scores[scores.index.get_level_values("datetime").isin(self.compared)]
+
+
+def take_evidence(trained: TrainedModel, meta: ModelMeta, qlib_dir: Path | None) -> Evidence:
+    """Read predictions and table, and have Qlib compute Alpha features.
 
     Args:
-        writer: Of the bundle.
         trained: The model.
-        meta: Its description.
-        order: The columns of its input.
+        meta: Its description; of one whose input is not proven yet, with all of its Alpha features.
         qlib_dir: Qlib's data; the folder that the training used by default. Needed where there are Alpha features.
 
     Raises:
-        BundleError: ``artifact-unreadable``, ``replay-needs-market-data``, ``replay-too-short``, ``alpha-failed`` or
-            ``model-input-mismatch``.
+        BundleError: ``artifact-unreadable``, ``replay-needs-market-data``, ``replay-too-short`` or ``alpha-failed``.
         TableError: The factor table cannot be read.
     """
     predictions = read_predictions(trained.recorder)
     tested = pd.DatetimeIndex(predictions.index.get_level_values("datetime").unique()).sort_values()
     compared = choose_days(tested, meta.step_len)
+    joins = {each.join for each in trained.candidates or (trained,)}
+    if not meta.alpha and joins == {"right"}:
+        alpha = no_rows()
+    elif not meta.alpha and joins == {"left"}:
+        # Without Alpha features the rows are the label's, and each of them was scored.
+        alpha = pd.DataFrame(index=predictions.index)
+    else:
+        needed = tested if len(joins) > 1 else days_needed(tested, compared, meta.step_len)
+        provider = qlib_dir or _provider_of(trained)
+        alpha = compute_alpha(alpha_request(meta, provider, needed, as_trained=True, jobs=_JOBS))
+    if len(joins) > 1 and trained.table is not None and meta.step_len is None:
+        rows = read_days(trained.table, tested, names=()).index
+        compared = compared.union(_days_that_differ(alpha.index, rows))
     needed = days_needed(tested, compared, meta.step_len)
-    raw = order_columns(_load(trained, meta, needed, predictions.index, qlib_dir), order)
-    predictions.to_parquet(writer.reserve(PREDICTIONS_NAME))
+    return Evidence(
+        predictions,
+        compared,
+        alpha[alpha.index.get_level_values("datetime").isin(needed)],
+        None if trained.table is None else read_days(trained.table, needed),
+    )
+
+
+def write_replay(writer: BundleWriter, evidence: Evidence, trained: TrainedModel) -> None:
+    """Write predictions, slice and notes.
+
+    Raises:
+        BundleError: ``model-input-mismatch``.
+    """
+    raw = evidence.input_of(trained)
+    evidence.predictions.to_parquet(writer.reserve(PREDICTIONS_NAME))
     raw.to_parquet(writer.reserve(SLICE_NAME))
     writer.adopt(PREDICTIONS_NAME)
     writer.adopt(SLICE_NAME)
     notes = ReplayNotes(
         schema_version=1,
-        days=tuple(f"{day:%Y-%m-%d}" for day in compared),
-        predictions_rows=len(predictions),
+        days=tuple(f"{day:%Y-%m-%d}" for day in evidence.compared),
+        predictions_rows=len(evidence.predictions),
         slice_rows=len(raw),
     )
     writer.add_document(REPLAY_NAME, notes)
@@ -73,8 +135,7 @@ def choose_days(tested: pd.DatetimeIndex, step_len: int | None) -> pd.DatetimeIn
     """
     chosen: pd.DatetimeIndex
     if step_len is None:
-        places = np.unique(np.linspace(0, len(tested) - 1, COMPARED_DAYS).round().astype(int))
-        chosen = tested[places]
+        chosen = tested[_spread(len(tested))]
         return chosen
     with_history = tested[step_len - 1 :]
     if with_history.empty:
@@ -98,31 +159,25 @@ def days_needed(
     return needed
 
 
-def _load(
-    trained: TrainedModel,
-    meta: ModelMeta,
-    days: pd.DatetimeIndex,
-    scored: pd.Index[Any],
-    qlib_dir: Path | None,
-) -> pd.DataFrame:
-    """What ``NestedDataLoader.load`` gave on ``days``: index (datetime, instrument), a column per feature."""
-    alpha: pd.DataFrame
-    if meta.alpha:
-        provider = qlib_dir or _provider_of(trained)
-        alpha = compute_alpha(alpha_request(meta, provider, days, as_trained=True, jobs=_JOBS))
-    else:
-        # Without Alpha features the rows are the label's, and each of them was scored.
-        alpha = pd.DataFrame(index=scored)
-    alpha = alpha[alpha.index.get_level_values("datetime").isin(days)]
-    if trained.table is None:
-        return alpha
-    # A processor may drop columns before the model sees them; the bundle knows those that it sees.
-    mined = read_days(trained.table, days)[list(trained.mined)]
-    return join_features(alpha, mined, complete_rows=False)
+def _spread(count: int) -> np.ndarray:
+    """Places in a sequence of so many, at even distances from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(COMPARED_DAYS, count)).round().astype(int))
 
 
-def read_days(table: Path, days: pd.DatetimeIndex) -> pd.DataFrame:
+def _days_that_differ(ours: pd.Index[Any], theirs: pd.Index[Any]) -> pd.DatetimeIndex:
+    """Some of the days, spread over all, on which two indexes have other rows."""
+    days = ours.symmetric_difference(theirs).get_level_values("datetime").unique().sort_values()
+    chosen: pd.DatetimeIndex = days[_spread(len(days))]
+    return chosen
+
+
+def read_days(table: Path, days: pd.DatetimeIndex, names: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of some days of a factor table.
+
+    Args:
+        table: The file.
+        days: Which days.
+        names: Which factors; all by default.
 
     Returns:
         Index (datetime, instrument), a column per factor, in the types and the order of rows of the file.
@@ -134,13 +189,14 @@ def read_days(table: Path, days: pd.DatetimeIndex) -> pd.DataFrame:
         schema = parse_schema(file, table)
     if schema.datetime is None or schema.instrument is None:
         raise unreadable(table, "it has no index of datetime and instrument")
-    fields = [schema.datetime, schema.instrument, *(column.field for column in schema.columns)]
+    wanted_columns = [column for column in schema.columns if names is None or column.name in names]
+    fields = [schema.datetime, schema.instrument, *(column.field for column in wanted_columns)]
     try:
         wanted = pa.array(days.to_numpy()).cast(pq.read_schema(table).field(schema.datetime).type)
         read = pq.read_table(table, columns=fields, filters=[(schema.datetime, "in", wanted)])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise unreadable(table, error) from error
-    columns: dict[str, Any] = {column.name: read.column(column.field).to_numpy() for column in schema.columns}
+    columns: dict[str, Any] = {column.name: read.column(column.field).to_numpy() for column in wanted_columns}
     index = pd.MultiIndex.from_arrays(
         [
             pd.DatetimeIndex(read.column(schema.datetime).to_numpy()),
@@ -174,5 +230,6 @@ def _needs_market_data(reason: str) -> BundleError:
     return BundleError(
         "replay-needs-market-data",
         f"The evidence of a bundle holds a few days of the model's Alpha features, which Qlib computes: {reason}.",
-        "Name the folder of Qlib's data with --qlib-dir, or leave the evidence out with --no-replay.",
+        "Name the folder of Qlib's data with --qlib-dir. --no-replay leaves the evidence out, unless the model's "
+        "loader is not one of Qlib's own: then nothing else shows the order of its input.",
     )

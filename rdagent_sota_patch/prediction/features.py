@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from rdagent_sota_patch.bundle.documents import Join
     from rdagent_sota_patch.bundle.opening import Bundle
     from rdagent_sota_patch.confinement.limits import Limits
     from rdagent_sota_patch.prediction.market_days import MarketFiles
@@ -72,7 +73,7 @@ def compute_features(
     """
     order, meta = bundle.model
     problems: list[Problem] = []
-    mined, alpha = pd.DataFrame(), pd.DataFrame()
+    mined, alpha = pd.DataFrame(), no_rows()
     start = time.perf_counter()
     try:
         mined = run_mined(files, days, limits=limits, jobs=jobs, report=report)
@@ -81,20 +82,31 @@ def compute_features(
     ran = time.perf_counter()
     report("alpha", 0, 1)
     try:
-        alpha = compute_alpha(alpha_request(meta, market.qlib_dir, days, as_trained=as_trained, jobs=jobs))
-        problems += _find_empty(alpha, days[-1])
+        # A factor table alone needs nothing of Qlib.
+        if meta.alpha or meta.label:
+            alpha = compute_alpha(
+                alpha_request(meta, market.qlib_dir, days, as_trained=as_trained, jobs=jobs)
+            )
+            problems += _find_empty(alpha, days[-1])
     except BundleError as error:
         problems += error.problems
     report("alpha", 1, 1)
     done = time.perf_counter()
     if problems:
         raise BundleError.of(problems)
-    frame = join_features(alpha, mined, complete_rows=drops_incomplete_rows(bundle))
+    frame = join_features(
+        alpha,
+        mined,
+        complete_rows=drops_incomplete_rows(bundle),
+        join=order.join if mined.columns.size else "left",
+    )
     return Computed(order_columns(frame, order.factor_order), mined, ran - start, done - ran)
 
 
-def join_features(alpha: pd.DataFrame, mined: pd.DataFrame, *, complete_rows: bool) -> pd.DataFrame:
-    """Alpha features with the mined ones beside them, on the rows of ``alpha``.
+def join_features(
+    alpha: pd.DataFrame, mined: pd.DataFrame, *, complete_rows: bool, join: Join = "left"
+) -> pd.DataFrame:
+    """Alpha features with the mined ones beside them, on the rows that the training had.
 
     As Qlib joins them (``qlib/data/dataset/loader.py``, ``NestedDataLoader.load``): a mined factor takes the
     place of an Alpha feature of its name.
@@ -103,12 +115,21 @@ def join_features(alpha: pd.DataFrame, mined: pd.DataFrame, *, complete_rows: bo
         alpha: Index (datetime, instrument).
         mined: Likewise; may have other rows.
         complete_rows: Leave out rows of ``mined`` that lack any value, all of their values.
+        join: Whose rows: those of ``alpha`` (``left``), of ``mined`` (``right``), of both or of either.
     """
     if complete_rows:
         mined = mined.dropna()
     kept = alpha.drop(columns=[name for name in mined.columns if name in alpha.columns])
-    joined: pd.DataFrame = pd.merge(kept, mined, left_index=True, right_index=True, how="left")
-    return joined
+    joined: pd.DataFrame = pd.merge(kept, mined, left_index=True, right_index=True, how=join)
+    # What a processor adds up over a day's stocks, it adds up in the order of the rows.
+    return joined if join == "left" else joined.sort_index()
+
+
+def no_rows() -> pd.DataFrame:
+    """A table of features without rows and columns, indexed by datetime and instrument."""
+    index = pd.MultiIndex.from_arrays([pd.DatetimeIndex([]), pd.Index([], dtype=object)])
+    frame: pd.DataFrame = pd.DataFrame(index=index.set_names(["datetime", "instrument"]))
+    return frame
 
 
 def order_columns(frame: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:

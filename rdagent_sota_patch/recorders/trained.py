@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rdagent_sota_patch.errors import BundleError, Problem, SnapshotError
 from rdagent_sota_patch.factors.schema import read_names
+from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.recorders.fitted import choose_columns, plain, thaw_processors
 from rdagent_sota_patch.recorders.loaders import thaw_loaders
 from rdagent_sota_patch.recorders.recorder import DATASET, TASK, WEIGHTS, read_artifact, unreadable
 from rdagent_sota_patch.recorders.weights import thaw_weights
-from rdagent_sota_patch.scoring.boosting import count_features, read_importance
+from rdagent_sota_patch.scoring.boosting import count_features, read_importance, read_real_names
 from rdagent_sota_patch.scoring.processing import require_known
 from rdagent_sota_patch.sessions.inert import Inert, read_inert
 from rdagent_sota_patch.sessions.thaw import Unthawable, describe
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rdagent_sota_patch.bundle.documents import AlphaFeature, Importance, Processor
+    from rdagent_sota_patch.bundle.documents import AlphaFeature, Importance, Join, Processor, TriedOrder
+    from rdagent_sota_patch.recorders.loaders import Arrangement, Loaded
     from rdagent_sota_patch.recorders.recorder import Recorder
-    from rdagent_sota_patch.recorders.weights import Network
+    from rdagent_sota_patch.recorders.weights import ModelWeights, Network
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +51,13 @@ class TrainedModel:
         instruments: The market, such as ``csi300``.
         processors: What an input goes through, in this order; shared ones first. Those that only choose columns
             are resolved in ``columns`` and left out.
+        join: Whose rows the input has.
+        arrangement: How the columns were put together.
+        shares_names: Whether the table has factors of Alpha features' names.
+        unknown_loader: The class of a loader that is not Qlib's own; None for one that is.
+        candidates: Where the loader is unknown and nothing is proven yet: this model with each arrangement that its
+            configuration allows. Its own columns are then the first one's, and not to be relied on.
+        tried: Where the arrangement was proven: what was tried for it.
         booster_text: LightGBM's text format; ``lightgbm.Booster(model_str=…).predict`` is the model's own.
         tensors: The network's ``state_dict``.
         network: How the network was made.
@@ -69,6 +78,12 @@ class TrainedModel:
     columns: tuple[str, ...]
     instruments: str
     processors: tuple[Processor, ...]
+    join: Join
+    arrangement: Arrangement
+    shares_names: bool
+    unknown_loader: str | None = None
+    candidates: tuple[TrainedModel, ...] = ()
+    tried: tuple[TriedOrder, ...] = ()
     booster_text: str | None = None
     tensors: Mapping[str, NDArray[np.generic]] | None = None
     network: Network | None = None
@@ -111,20 +126,17 @@ def trained_columns(trained: TrainedModel) -> tuple[str, ...]:
     """The columns of the model's input in their true order, held against all that the model says about it.
 
     Raises:
-        BundleError: ``model-input-mismatch``: processors, table and weights are not of one experiment.
+        BundleError: ``model-input-mismatch``: processors, table and weights are not of one experiment;
+            ``input-order-unproven``: the loader is unknown, and nothing was proven yet.
     """
-    columns = trained.columns
-    problems = [
-        f"{processor.name} was fitted on other columns: {_difference(processor.columns, columns)}"
-        for processor in trained.processors
-        if processor.columns is not None and processor.columns != columns
-    ]
-    if trained.booster_text is not None and count_features(trained.booster_text) != len(columns):
-        problems.append(
-            f"the weights are for {count_features(trained.booster_text)} columns, and there are {len(columns)}"
+    if trained.candidates:
+        raise BundleError(
+            "input-order-unproven",
+            f"{trained.recorder.folder}: the order of the model's input is not known: its data loader is "
+            f"{trained.unknown_loader}.",
+            "rdagent-sota export proves it on the back-test's own predictions.",
         )
-    if trained.network is not None:
-        problems.extend(_network_problems(trained, trained.network))
+    problems = find_contradictions(trained)
     if problems:
         raise BundleError.of(
             [
@@ -136,7 +148,26 @@ def trained_columns(trained: TrainedModel) -> tuple[str, ...]:
                 for problem in problems
             ]
         )
-    return columns
+    return trained.columns
+
+
+def find_contradictions(trained: TrainedModel) -> list[str]:
+    """What fitted processors and weights say against a model's columns; sentences without their full stop."""
+    columns = trained.columns
+    problems = [
+        f"{processor.name} was fitted on other columns: {_difference(processor.columns, columns)}"
+        for processor in trained.processors
+        if processor.columns is not None and processor.columns != columns
+    ]
+    if trained.booster_text is not None:
+        count, names = count_features(trained.booster_text), read_real_names(trained.booster_text)
+        if count != len(columns):
+            problems.append(f"the weights are for {count} columns, and there are {len(columns)}")
+        elif names is not None and names != tuple(name.replace(" ", "_") for name in columns):
+            problems.append(f"the weights name other columns: {_difference(names, columns)}")
+    if trained.network is not None:
+        problems.extend(_network_problems(trained, trained.network))
+    return problems
 
 
 def trained_alpha(trained: TrainedModel) -> tuple[AlphaFeature, ...]:
@@ -171,42 +202,96 @@ def _assemble(
     pickled = dataset.attributes.get("handler") if isinstance(dataset, Inert) else None
     if not isinstance(dataset, Inert) or dataset.origin not in _DATASETS or not isinstance(pickled, Inert):
         raise Unthawable(f"a dataset in an unknown form: {describe(dataset)}")
-    loaded = thaw_loaders(pickled, handler["kwargs"])
-    if loaded.table is None:
-        table, mined = None, tuple[str, ...]()
-    else:
-        table = recorder.workspace / loaded.table if table is None else table
-        mined = _table_names(table)
-    shared = {feature.name for feature in loaded.alpha} & set(mined)
-    if shared and not loaded.table_last:
-        raise Unthawable(f"an Alpha feature that replaces a mined factor: {min(shared)}")
-    names = dict.fromkeys((*(feature.name for feature in loaded.alpha), *mined))
-    ordered = tuple(sorted(names) if loaded.sorts else names)
-    columns, processors = choose_columns(ordered, thaw_processors(pickled))
-    if not columns:
-        raise Unthawable("no features at all")
-    require_known(processors)
-    weights = thaw_weights(payload)
-    return TrainedModel(
-        recorder=recorder,
-        kind=weights.kind,
-        config=config,
-        model=model,
-        dataset=data,
-        handler=handler,
-        segments=_segments(data),
-        step_len=_step_len(dataset),
-        label=loaded.label,
-        alpha=loaded.alpha,
-        table=table,
-        mined=tuple(name for name in mined if name in columns),
-        columns=columns,
-        instruments=_instruments(pickled),
-        processors=processors,
-        booster_text=weights.booster_text,
-        tensors=weights.tensors,
-        network=weights.network,
+    loaded, weights = thaw_loaders(pickled, handler["kwargs"]), thaw_weights(payload)
+    table = _find_table(recorder, loaded, weights, table)
+    names = tuple[str, ...]() if table is None else _table_names(table)
+    processors = thaw_processors(pickled)
+    arranged = tuple(
+        TrainedModel(
+            recorder=recorder,
+            kind=weights.kind,
+            config=config,
+            model=model,
+            dataset=data,
+            handler=handler,
+            segments=_segments(data),
+            step_len=_step_len(dataset),
+            label=loaded.label,
+            alpha=loaded.alpha,
+            table=table,
+            mined=tuple(name for name in mined if name in columns),
+            columns=columns,
+            instruments=_instruments(pickled),
+            processors=resolved,
+            join=arrangement.join,
+            arrangement=arrangement,
+            shares_names=not {feature.name for feature in loaded.alpha}.isdisjoint(names),
+            unknown_loader=loaded.unknown,
+            booster_text=weights.booster_text,
+            tensors=weights.tensors,
+            network=weights.network,
+        )
+        for arrangement, columns, mined, resolved in _arrange(loaded, names, processors, weights)
     )
+    first = arranged[0]
+    if not first.columns:
+        raise Unthawable("no features at all")
+    require_known(first.processors)
+    return first if loaded.unknown is None else replace(first, candidates=arranged)
+
+
+def _arrange(
+    loaded: Loaded, table: tuple[str, ...], processors: tuple[Processor, ...], weights: ModelWeights
+) -> list[tuple[Arrangement, tuple[str, ...], tuple[str, ...], tuple[Processor, ...]]]:
+    """The arrangements that differ, each with columns, mined factors and processors.
+
+    Without a table, or without shared names, most of a loader's arrangements are one and the same.
+    """
+    alpha = tuple(feature.name for feature in loaded.alpha)
+    wanted = loaded.arrangements
+    if loaded.unknown is not None:
+        for told in _told_names(processors, weights):
+            if set(told) <= {*alpha, *table}:
+                wanted += tuple(
+                    replace(each, order="told_by_model", told=told) for each in loaded.arrangements
+                )
+    arranged: dict[object, Any] = {}
+    for arrangement in wanted:
+        join = arrangement.join if loaded.table or table else "left"
+        columns, mined = arrangement.arrange(alpha, table)
+        columns, resolved = choose_columns(columns, processors)
+        arranged.setdefault(
+            (columns, mined, join), (replace(arrangement, join=join), columns, mined, resolved)
+        )
+    return list(arranged.values())
+
+
+def _told_names(processors: tuple[Processor, ...], weights: ModelWeights) -> list[tuple[str, ...]]:
+    """Names in an order that the model itself has kept."""
+    told = [processor.columns for processor in processors if processor.columns is not None]
+    names = None if weights.booster_text is None else read_real_names(weights.booster_text)
+    return [*told[:1], *([] if names is None else [names])]
+
+
+def _find_table(recorder: Recorder, loaded: Loaded, weights: ModelWeights, table: Path | None) -> Path | None:
+    """The factor table on this machine; None where the model has none.
+
+    A loader that is unknown need not have its path in its configuration: then it is RD-Agent's own, if the model has
+    more columns than there are Alpha features.
+    """
+    if loaded.table is not None:
+        return table or recorder.workspace / loaded.table
+    if loaded.unknown is None:
+        return None
+    path = table or recorder.workspace / TABLE_NAME
+    return path if path.is_file() and _count_columns(weights) != len(loaded.alpha) else None
+
+
+def _count_columns(weights: ModelWeights) -> int | None:
+    if weights.booster_text is not None:
+        return count_features(weights.booster_text)
+    count = weights.network.kwargs.get("num_features") if weights.network is not None else None
+    return count if type(count) is int else None
 
 
 def _sections(config: object) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -244,6 +329,9 @@ def _step_len(dataset: Inert) -> int | None:
 
 def _instruments(handler: Inert) -> str:
     instruments = handler.attributes.get("instruments")
+    if instruments is None:
+        # As Qlib takes it: all that there are.
+        return "all"
     if type(instruments) is not str:
         raise Unthawable(f"instruments that are not a market's name: {describe(instruments)}")
     return instruments

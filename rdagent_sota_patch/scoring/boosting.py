@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _BOOSTER = ("lightgbm.basic", "Booster")
 _LAST_FEATURE = re.compile(r"^max_feature_idx=([0-9]{1,6})$", re.MULTILINE)
 _PER_ROUND = re.compile(r"^num_tree_per_iteration=([0-9]{1,6})$", re.MULTILINE)
+_NAMES = re.compile(r"^feature_names=(.*)$", re.MULTILINE)
+_MADE_UP = re.compile(r"Column_[0-9]+|feature_[0-9]+|f[0-9]+|[0-9]+")
 _TREE = re.compile(r"^Tree=[0-9]+$", re.MULTILINE)
 
 
@@ -63,6 +65,13 @@ def count_features(text: str) -> int:
             "It is not a whole LightGBM model; export the run again.",
         )
     return int(found[1]) + 1
+
+
+def read_real_names(text: str) -> tuple[str, ...] | None:
+    """The names of a booster's input columns; None where LightGBM made them up, as it does for Qlib's ``LGBModel``."""
+    found = _NAMES.search(text)
+    names = tuple(found[1].split(" ")) if found is not None else ()
+    return None if not names or all(map(_MADE_UP.fullmatch, names)) else names
 
 
 def read_importance(text: str, columns: tuple[str, ...]) -> tuple[Importance, ...]:
