@@ -116,8 +116,11 @@ def _check_resumed(loop: Any, sota: ActiveSota) -> None:
 def _report(sota: ActiveSota, base_features: Mapping[str, str]) -> None:
     source, table = sota.source, sota.table
     if source.session is not None and source.workspace is not None:
+        logger.info(f"Found workspace from QlibFactorExperiment: {source.workspace}")
         logger.info(f"Found workspace from log: {source.workspace}")
-    logger.info(f"SOTA factors loaded from workspace: {table.path}")
+    # A table that was rebuilt or saved lies in no workspace.
+    origin = f"workspace: {source.table}" if source.workspace else source.table or table.path
+    logger.info(f"SOTA factors loaded from {origin}")
     logger.info(f"SOTA factors shape: ({table.rows}, {len(table.names)})")
     features = sota.features(base_features)
     if features.shared:
