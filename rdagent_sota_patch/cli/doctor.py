@@ -38,7 +38,7 @@ def run_doctor(as_json: bool) -> None:
 def _to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
     features = diagnosis.features
     return {
-        "active": diagnosis.active,
+        "active": diagnosis.active is not None,
         "rdagent": diagnosis.rdagent,
         "source": _source_to_plain(diagnosis, diagnosis.source) if diagnosis.source else None,
         "alpha_factors": diagnosis.alpha,
@@ -81,7 +81,7 @@ def _verdict(diagnosis: Diagnosis) -> str:
 
 
 def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
-    yield "plugin", "active" if diagnosis.active else "not active"
+    yield "plugin", f"active ({diagnosis.active})" if diagnosis.active else "not active"
     yield "rdagent", diagnosis.rdagent or "not installed"
     source, table = diagnosis.source, diagnosis.table
     if source is not None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from rdagent_sota_patch._startup import AttachFinder, is_disabled
 from rdagent_sota_patch.cli.output import err, out, print_json, print_problems, problem_to_plain
 from rdagent_sota_patch.cli.run_report import outcome_to_plain, render_outcome, show_progress
 from rdagent_sota_patch.errors import HostError, Problem
+from rdagent_sota_patch.plugin.activation import find_activation, runner_problems
+from rdagent_sota_patch.plugin.host_source import find_host
 from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.logs import LATEST, find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
@@ -44,7 +43,7 @@ class RunOptions:
 def run_run(options: RunOptions, as_json: bool) -> None:
     """Begin a run or go on with one; progress goes to stderr, the table or the JSON object to stdout."""
     _check_usage(options)
-    _require_active()
+    _require_plugin()
     wishes = options.wishes
     root = options.log_root or log_roots(os.environ)[0]
     if options.resume and str(wishes.factor_log) == LATEST:
@@ -105,24 +104,11 @@ def _check_usage(options: RunOptions) -> None:
         )
 
 
-def _require_active() -> None:
-    """Said now, not after a night of mining: whether the model stage would have the plugin at all."""
-    if is_disabled() or not (AttachFinder in sys.meta_path or _is_patched()):
-        raise HostError(
-            "not-active",
-            "The start-up hook is not in this Python, so the model stage would run without the plugin.",
-            "Unset RDAGENT_SOTA_DISABLE, or install rdagent-sota-patch again (pip install -e .).",
-        )
-
-
-def _is_patched() -> bool:
-    """Whether the installed RD-Agent carries the source patch, which needs no hook."""
-    spec = importlib.util.find_spec("rdagent")
-    for root in (spec.submodule_search_locations or ()) if spec is not None else ():
-        source = Path(root) / "scenarios" / "qlib" / "developer" / "model_runner.py"
-        if source.is_file() and b"rdagent_sota_patch" in source.read_bytes():
-            return True
-    return False
+def _require_plugin() -> None:
+    """Said now, not after a night of mining: whether the model stage would have the plugin, and a runner it feeds."""
+    find_activation()
+    if problems := tuple(runner_problems(find_host(), os.environ)):
+        raise HostError.of(problems)
 
 
 def _find_factor_log(wishes: Wishes, root: Path) -> Wishes:

@@ -63,6 +63,12 @@ class Source:
         """The workspace that holds the table."""
         return self.table.parent if self.table and self.kind is not SourceKind.FILE else None
 
+    def describe_loss(self) -> str:
+        """Which table is not there: the recorded one, or that of a log which names no workspace."""
+        if self.tried:
+            return f"SOTA factors file not found: {self.tried[0] / TABLE_NAME}"
+        return f"No workspace found in log path: {self.path}"
+
     def notices(self) -> tuple[Problem, ...]:
         """What was passed over on the way to these factors."""
         skipped = self.session.skipped if self.session else ()
@@ -241,8 +247,8 @@ def _require_code(source: Source) -> None:
     )
     raise SourceError(
         "table-gone",
-        f"The factor table of loop {experiment.loop} of {source.path} is gone, and cannot be rebuilt: {why}. "
-        f"Looked for it in:\n{places}",
+        f"{source.describe_loss()}. The factor table of loop {experiment.loop} of {source.path} is gone, and cannot be "
+        f"rebuilt: {why}. Looked for it in:\n{places}",
         "If the workspaces were moved, set SOTA_WORKSPACE_ROOT to the folder that holds them.",
     )
 

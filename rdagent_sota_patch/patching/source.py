@@ -1,92 +1,127 @@
-"""RD-Agent's source in a folder: where it is, which release it is, and whether the patch is in it."""
+"""RD-Agent's source in a folder: whether the plugin's block is in it, and putting it in or taking it out."""
 
 from __future__ import annotations
 
-import re
+import difflib
+import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.errors import HostError, Problem
-from rdagent_sota_patch.patching.diff import git_hash
-from rdagent_sota_patch.patching.releases import OLDEST
+from rdagent_sota_patch._startup import LOOP_MODULE, RUNNER_MODULE
+from rdagent_sota_patch.atomic import replace_atomically
+from rdagent_sota_patch.errors import HostError, Problem, SotaError
+from rdagent_sota_patch.patching.block import BlockState, Patchable, find_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from rdagent_sota_patch.patching.diff import FilePatch
-    from rdagent_sota_patch.patching.releases import ReleasePatch
-
-_CHANGES = re.compile(r"^## \[(\d+\.\d+\.\d+)\]", re.MULTILINE)
-_VERSION = re.compile(r"^Version: (\S+)", re.MULTILINE)
-
-
-class FileState(Enum):
-    """What a file is to a patch."""
-
-    ORIGINAL = "original"
-    PATCHED = "patched"
-    CHANGED = "changed"
+FILES = tuple(f"{module.replace('.', '/')}.py" for module in (LOOP_MODULE, RUNNER_MODULE))
+"""Below the folder that holds ``rdagent/``: the modules that the start-up hook waits for."""
 
 
 class SourceState(Enum):
-    """What a source is to the patches."""
+    """What the whole source has of the block."""
 
-    APPLIES = "applies"
-    APPLIED = "applied"
-    HALF_APPLIED = "half-applied"
-    CHANGED = "changed"
-    OTHER_RELEASE = "other-release"
+    UNPATCHED = "unpatched"
+    PATCHED = "patched"
+    HALF = "half-patched"
+    UNUSABLE = "unusable"
 
 
 @dataclass(frozen=True, slots=True)
-class FileFinding:
-    """A file that is to be patched.
+class SourceFile:
+    """One of the two files.
 
     Attributes:
-        content: As it is on disk; None where there is no such file.
-        newline: Its line end.
-        reason: Why it is neither the released nor the patched file.
-        hunks_fit: Whether the patch's hunks would fit, in one direction or the other.
+        name: Below the source's root, with slashes.
+        text: None where there is no such file of the source's own.
+        problem: Why it can neither be patched nor put back.
     """
 
-    patch: FilePatch
+    name: str
     path: Path
-    content: bytes | None
-    newline: bytes
-    state: FileState
-    reason: str = ""
-    hunks_fit: bool = False
+    text: Patchable | None
+    problem: Problem | None = None
+
+    @property
+    def is_patched(self) -> bool:
+        """Whether it attaches the plugin."""
+        return self.text is not None and self.text.state in (BlockState.PRESENT, BlockState.OLDER)
 
 
 @dataclass(frozen=True, slots=True)
-class SourceReport:
+class Source:
     """What was found in a folder.
 
     Attributes:
-        root: The folder that holds ``rdagent``, to which the patch's paths are relative.
-        version: What the folder says of itself, by metadata or change log; only a hint.
-        patch: The patch that fits, or comes closest; None for another release.
+        root: The folder that holds ``rdagent``.
     """
 
     root: Path
-    version: str | None
-    patch: ReleasePatch | None
-    state: SourceState
-    files: tuple[FileFinding, ...]
-    problems: tuple[Problem, ...]
+    files: tuple[SourceFile, ...]
 
     @property
-    def release(self) -> str | None:
-        """The release whose patch this is about."""
-        return self.patch.release if self.patch else None
+    def state(self) -> SourceState:
+        """What of both files."""
+        if any(file.problem for file in self.files):
+            return SourceState.UNUSABLE
+        patched = [file.is_patched for file in self.files]
+        if all(patched):
+            return SourceState.PATCHED
+        return SourceState.HALF if any(patched) else SourceState.UNPATCHED
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that keeps the patch from being there as a whole, or not at all."""
+        problems = tuple(file.problem for file in self.files if file.problem)
+        if self.state is not SourceState.HALF:
+            return problems
+        with_block, without = (
+            ", ".join(str(file.path) for file in self.files if file.is_patched is wanted)
+            for wanted in (True, False)
+        )
+        return (
+            Problem(
+                "patch-half-applied",
+                f"The patch is in {with_block} and not in {without}.",
+                f"rdagent-sota patch apply --source {self.root} puts it into both, revert takes it out of both.",
+            ),
+        )
+
+    @property
+    def notices(self) -> tuple[Problem, ...]:
+        """What works all the same."""
+        return tuple(
+            Problem(
+                "patch-older",
+                f"{file.path} has the patch as an older version of this package put it in; it works.",
+                f"rdagent-sota patch apply --source {self.root} puts the marked block in its place.",
+            )
+            for file in self.files
+            if file.text is not None and file.text.state is BlockState.OLDER
+        )
+
+    def diff(self) -> bytes:
+        """What the patch changes in these files, for ``git apply``."""
+        return b"".join(
+            line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n"
+            for file in self.files
+            if file.text is not None
+            for line in difflib.diff_bytes(
+                difflib.unified_diff,
+                _lines(file.text.plain),
+                _lines(file.text.patched),
+                f"a/{file.name}".encode(),
+                f"b/{file.name}".encode(),
+            )
+        )
 
 
-def inspect_source(folder: Path, patches: Sequence[ReleasePatch]) -> SourceReport:
-    """Tell which of ``patches`` is for the source in ``folder``, and whether it is in.
-
-    The release is found by content: the files of each are unlike those of any other.
+def inspect_source(folder: Path) -> Source:
+    """Look for the block in the source in ``folder``.
 
     Args:
         folder: A checkout, a folder of installed packages, or the package's own folder.
@@ -96,42 +131,31 @@ def inspect_source(folder: Path, patches: Sequence[ReleasePatch]) -> SourceRepor
     """
     try:
         root = _find_root(folder)
-        version = _read_version(root)
-        findings = [tuple(_judge(root, file) for file in patch.files) for patch in patches]
+        return Source(root, tuple(_inspect_file(root, name) for name in FILES))
     except OSError as error:
         raise HostError(
             "patch-source-unreadable",
             f"{error.filename or folder} cannot be read: {error.strerror or error}.",
             "Check its permissions.",
         ) from error
-    patch, files = max(
-        zip(patches, findings, strict=True), key=lambda pair: _closeness(pair[1], pair[0].release == version)
-    )
-    state = _judge_all(files)
-    problems: tuple[Problem, ...] = ()
-    if state is SourceState.HALF_APPLIED:
-        problems = (_half_applied(files),)
-    elif state is SourceState.CHANGED:
-        releases = [patch.release for patch in patches]
-        if version not in releases if version else not any(file.hunks_fit for file in files):
-            problem = _other_release(root, version, releases)
-            return SourceReport(root, version, None, SourceState.OTHER_RELEASE, (), (problem,))
-        problems = tuple(_changed(file, patch.release) for file in files if file.state is FileState.CHANGED)
-    return SourceReport(root, version, patch, state, files, problems)
 
 
-def _judge_all(files: tuple[FileFinding, ...]) -> SourceState:
-    states = {file.state for file in files}
-    if FileState.CHANGED in states:
-        return SourceState.CHANGED
-    if len(states) > 1:
-        return SourceState.HALF_APPLIED
-    return SourceState.APPLIES if states == {FileState.ORIGINAL} else SourceState.APPLIED
+def apply_patch(source: Source) -> tuple[Path, ...]:
+    """Put the block into both files; returns those that were changed, none if it is in both already.
+
+    Raises:
+        HostError: A file is missing, a link, or holds a damaged block; nothing was touched.
+        SotaError: ``cannot-write``; no file was left changed.
+    """
+    return _write(source, {file.path: file.text.patched for file in source.files if file.text})
 
 
-def _closeness(files: tuple[FileFinding, ...], is_named: bool) -> tuple[int, int, bool]:
-    recognized = sum(file.state is not FileState.CHANGED for file in files)
-    return recognized, sum(file.hunks_fit for file in files), is_named
+def revert_patch(source: Source) -> tuple[Path, ...]:
+    """Take the block out of both files; returns those that were changed, none if it is in neither.
+
+    What is left is byte for byte what was there beside the block. Raises as ``apply_patch`` does.
+    """
+    return _write(source, {file.path: file.text.plain for file in source.files if file.text})
 
 
 def _find_root(folder: Path) -> Path:
@@ -152,82 +176,69 @@ def _is_package(folder: Path) -> bool:
     return (folder / "app" / "cli.py").is_file() and (folder / "core").is_dir()
 
 
-def _read_version(root: Path) -> str | None:
-    metadata = [*sorted(root.glob("rdagent-*.dist-info/METADATA")), root / "rdagent.egg-info" / "PKG-INFO"]
-    for path in (*metadata, root / "PKG-INFO"):
-        if found := _search(_VERSION, path):
-            return found
-    # A plain clone has its version in git's tags and its change log. The latter was not kept up after 0.8.0.
-    found = _search(_CHANGES, root / "CHANGELOG.md")
-    return found if found and _numbers(found) < OLDEST else None
-
-
-def _search(pattern: re.Pattern[str], path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    found = pattern.search(path.read_text(encoding="utf-8", errors="replace"))
-    return found[1] if found else None
-
-
-def _judge(root: Path, patch: FilePatch) -> FileFinding:
-    path = root / patch.path
-    if path.is_symlink() or not path.is_file():
-        reason = "it is a link" if path.is_symlink() else "it is missing"
-        return FileFinding(patch, path, None, b"\n", FileState.CHANGED, reason)
-    content = path.read_bytes()
-    newline = b"\r\n" if b"\r\n" in content else b"\n"
-    plain = content.replace(newline, b"\n")
-    if plain.replace(b"\n", newline) != content or b"\r" in plain:
-        return FileFinding(patch, path, content, newline, FileState.CHANGED, "it has mixed line ends")
-    found = git_hash(plain)
-    if found in (patch.before, patch.after):
-        state = FileState.ORIGINAL if found == patch.before else FileState.PATCHED
-        return FileFinding(patch, path, content, newline, state, hunks_fit=True)
-    reason, fits = "", True
-    if not patch.reverse().misfits(plain):
-        reason = "the patch is in it, and it differs elsewhere"
-    elif not patch.misfits(plain):
-        reason = "the patch's hunks fit, and the file differs elsewhere"
-    else:
-        reason, fits = "; ".join(_describe_misfits(patch, plain)), False
-    return FileFinding(patch, path, content, newline, FileState.CHANGED, reason, fits)
-
-
-def _describe_misfits(patch: FilePatch, content: bytes) -> Iterator[str]:
-    for number in patch.misfits(content):
-        yield f"hunk {number} (line {patch.hunks[number - 1].position + 1}) does not fit"
-
-
-def _changed(file: FileFinding, release: str) -> Problem:
-    return Problem(
-        "patch-source-changed",
-        f"{file.path} is not the file of RD-Agent {release}: {file.reason}.",
-        f"See what was edited (git diff -- {file.patch.path}); put it back as it was released, or edit it by hand.",
+def _inspect_file(root: Path, name: str) -> SourceFile:
+    path = root / name
+    # Some installers link to one copy for all environments, which is not this source's to change.
+    if path.resolve() != path or not path.is_file():
+        reason = "is a link, lies behind one, or is no file" if path.exists() else "is missing"
+        hint = (
+            "Put the file there itself" if path.exists() else "Put it back as your version of RD-Agent has it"
+        )
+        problem = Problem(
+            "patch-file-unusable", f"{path} {reason}, so that it cannot be patched.", f"{hint}."
+        )
+        return SourceFile(name, path, None, problem)
+    text = find_block(path.read_bytes())
+    if text.state is not BlockState.DAMAGED:
+        return SourceFile(name, path, text)
+    return SourceFile(
+        name,
+        path,
+        text,
+        Problem(
+            "patch-block-damaged",
+            f"{path}, line {text.trace}: the patch's block is not as this package puts it in.",
+            "It was edited, is there twice, or comes from another version. Take its lines out by hand, from "
+            "`>>> rdagent-sota-patch` to `<<< rdagent-sota-patch`, then: "
+            f"rdagent-sota patch apply --source {root}",
+        ),
     )
 
 
-def _half_applied(files: tuple[FileFinding, ...]) -> Problem:
-    patched, original = (
-        ", ".join(str(file.patch.path) for file in files if file.state is state)
-        for state in (FileState.PATCHED, FileState.ORIGINAL)
-    )
-    return Problem(
-        "patch-half-applied",
-        f"The patch is in {patched} and not in {original}.",
-        f"Put {patched} back as it was released (git checkout -- FILE); then the patch applies.",
-    )
+def _lines(content: bytes) -> list[bytes]:
+    # Cut at line feeds alone, as git does; a carriage return is part of its line.
+    *lines, last = content.split(b"\n")
+    return [*(line + b"\n" for line in lines), *filter(None, [last])]
 
 
-def _other_release(root: Path, version: str | None, releases: list[str]) -> Problem:
-    supported = " and ".join(releases)
-    if version is None:
-        message = f"The source in {root} is not that of RD-Agent {supported}, and does not say what it is."
-    elif _numbers(version) < OLDEST:
-        message = f"The source in {root} is RD-Agent {version}; releases below 0.8.0 are not supported."
-    else:
-        message = f"The source in {root} is RD-Agent {version}; there are patches for {supported}."
-    return Problem("patch-other-release", message, f"Check out one of these: {supported}.")
+def _write(source: Source, wanted: dict[Path, bytes]) -> tuple[Path, ...]:
+    if problems := [file.problem for file in source.files if file.problem]:
+        raise HostError.of(problems)
+    before = {file.path: file.text.content for file in source.files if file.text}
+    changes = {path: content for path, content in wanted.items() if content != before[path]}
+    if problems := list(_unwritable(changes)):
+        raise SotaError.of(problems)
+    try:
+        with ExitStack() as stack:
+            # Each is written to the disk before the first takes its place.
+            for path, content in changes.items():
+                stack.enter_context(replace_atomically(path)).write_bytes(content)
+    except BaseException:
+        for path, content in changes.items():
+            if path.read_bytes() == content:
+                with replace_atomically(path) as temporary:
+                    temporary.write_bytes(before[path])
+        raise
+    return tuple(changes)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+def _unwritable(paths: Iterable[Path]) -> Iterator[Problem]:
+    # Replacing a file asks for its folder's permission alone; a file set read-only is meant to stay.
+    for path in paths:
+        for place in (path, path.parent):
+            if not os.access(place, os.W_OK):
+                yield Problem(
+                    "cannot-write",
+                    f"{place} may not be written to.",
+                    "Check its permissions, and whose it is.",
+                )

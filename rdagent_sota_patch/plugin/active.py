@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rdagent.log import rdagent_logger as logger
 
-from rdagent_sota_patch.errors import SotaError, SourceError, TableError
+from rdagent_sota_patch.errors import SnapshotError, SotaError, SourceError, TableError
 from rdagent_sota_patch.factors.canonical import write_canonical
 from rdagent_sota_patch.factors.checks import check_segments
 from rdagent_sota_patch.factors.features import FeatureSet, combine_features
@@ -17,10 +17,11 @@ from rdagent_sota_patch.factors.sources import Source, find_source
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
 from rdagent_sota_patch.plugin.host import model_segments, own_log, table_store
 from rdagent_sota_patch.plugin.market import check_market
-from rdagent_sota_patch.settings import Settings, load_settings
+from rdagent_sota_patch.settings import Settings, SourceKind, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from rdagent_sota_patch.factors.segments import Segments
 
@@ -75,17 +76,15 @@ def prepare_sota(settings: Settings) -> ActiveSota:
     Raises:
         SotaError: They cannot be used; says all that is wrong.
     """
-    source = find_source(settings, exclude=(own_log(),))
-    assert source is not None
+    source = _find_source(settings)
     if source.table is None:
         from rdagent_sota_patch.plugin.rebuild import rebuild_table
 
+        logger.warning(source.describe_loss())
         path = rebuild_table(source)
     else:
         path = source.table
-    table = read_factor_table(path)
-    if not table.canonical:
-        table = _convert(table)
+    table = _load(path, source)
     segments = model_segments()
     findings = check_segments(table, segments)
     if errors := [*findings.errors, *check_market(table)]:
@@ -94,6 +93,33 @@ def prepare_sota(settings: Settings) -> ActiveSota:
         logger.warning(str(notice))
     _pin(source, table)
     return ActiveSota(source, table, segments, settings.use_alpha_factors)
+
+
+def _find_source(settings: Settings) -> Source:
+    """``find_source``, and the log lines that people look for when it does not lead to a table."""
+    try:
+        source = find_source(settings, exclude=(own_log(),))
+    except TableError as error:
+        logger.error(f"Failed to load SOTA factors from {settings.factor_file}: {error}")
+        raise
+    except (SourceError, SnapshotError) as error:
+        if settings.source is SourceKind.LOG and error.slug == "log-unreadable":
+            logger.error(f"Failed to find workspace from log: {error}")
+        elif settings.source is SourceKind.LOG and error.slug != "table-gone":
+            logger.warning(f"No workspace found in log path: {settings.sota_log_path}")
+        raise
+    assert source is not None
+    return source
+
+
+def _load(path: Path, source: Source) -> FactorTable:
+    try:
+        table = read_factor_table(path)
+        return table if table.canonical else _convert(table)
+    except TableError as error:
+        place = "workspace" if source.workspace else path
+        logger.error(f"Failed to load SOTA factors from {place}: {error}")
+        raise
 
 
 def _convert(table: FactorTable) -> FactorTable:

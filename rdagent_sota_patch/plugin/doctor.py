@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from rdagent_sota_patch._startup import AttachFinder, is_disabled
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.factors.checks import check_segments
 from rdagent_sota_patch.factors.features import FeatureSet, combine_features
 from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.factors.sources import Source, find_source
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
+from rdagent_sota_patch.plugin.activation import find_activation, runner_notices, runner_problems
 from rdagent_sota_patch.plugin.causal import require_causal
+from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems
 from rdagent_sota_patch.plugin.host import alpha_features, model_segments, rdagent_version
 from rdagent_sota_patch.plugin.host_check import require_known_host
+from rdagent_sota_patch.plugin.host_source import find_host
 from rdagent_sota_patch.plugin.market import check_market
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Diagnosis:
     """The findings.
 
     Attributes:
-        active: Whether the start-up hook is in this Python.
+        active: What attaches the plugin: the start-up hook, the source patch, or both; None where nothing does.
         rdagent: Version of RD-Agent; None without it.
         source: The source in force; None when none is on, or it was not found.
         table: Its table; None when there is none or it has to be rebuilt.
@@ -42,7 +43,7 @@ class Diagnosis:
         notices: What is worth knowing and stops nothing.
     """
 
-    active: bool
+    active: str | None
     rdagent: str | None
     settings: Settings | None
     source: Source | None
@@ -65,15 +66,7 @@ def diagnose() -> Diagnosis:
             problems.extend(error.problems)
             return None
 
-    active = AttachFinder in sys.meta_path and not is_disabled()
-    if not active:
-        problems.append(
-            Problem(
-                "not-active",
-                "The start-up hook is not in this Python, so RD-Agent would run without the plugin.",
-                "Unset RDAGENT_SOTA_DISABLE, or install rdagent-sota-patch again (pip install -e .).",
-            )
-        )
+    active = attempt(find_activation)
     version = attempt(rdagent_version)
     if version is not None:
         attempt(require_known_host)
@@ -84,9 +77,15 @@ def diagnose() -> Diagnosis:
         notices.extend(settings.notices())
         if settings.save_sota_factors:
             attempt(lambda: require_writable(settings.factor_file))
+        if version is not None and (settings.source is not None or settings.save_sota_factors):
+            edits = find_hand_edits(find_host().folder)
+            problems.extend(hand_edit_problems(edits, os.environ))
+            notices.extend(hand_edit_notices(edits, os.environ))
         if settings.source is not None:
             problems.extend(settings.unsupported())
-            notices.extend(_own_runner())
+            if version is not None:
+                problems.extend(runner_problems(find_host(), os.environ))
+                notices.extend(runner_notices(find_host(), os.environ))
             source = attempt(lambda: find_source(settings))
             if version is not None and settings.use_alpha_factors:
                 alpha = attempt(alpha_features) or {}
@@ -117,13 +116,3 @@ def diagnose() -> Diagnosis:
     return Diagnosis(
         active, version, settings, source, table, len(alpha), features, tuple(problems), tuple(notices)
     )
-
-
-def _own_runner() -> Iterator[Problem]:
-    for name in ("QLIB_MODEL_RUNNER", "QLIB_QUANT_MODEL_RUNNER"):
-        if runner := os.environ.get(name):
-            yield Problem(
-                "own-runner",
-                f"{name} names a runner of your own, {runner}; it is fed if it derives from QlibModelRunner.",
-                "The run checks it before the first LLM call.",
-            )

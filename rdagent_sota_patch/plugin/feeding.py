@@ -52,7 +52,8 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
             raise HostError(
                 "host-changed",
                 f"RD-Agent chose {qlib_config_name} for a model on mined factors, not {CONFIG_NAME}.",
-                "If its model_runner.py was edited by hand, undo that (docs/hand-edits.md).",
+                "Its runner puts its own experiments in the place of those it is given; rdagent-sota doctor says "
+                "whether a known edit does.",
             )
         table = workspace.workspace_path / TABLE_NAME
         if own_factors:

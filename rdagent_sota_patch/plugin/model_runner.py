@@ -121,6 +121,13 @@ def _develop(runner: Any, exp: Any) -> Any:
     sota = _required_sota()
     with feeding(exp, sota):
         exp = _develop_upstream(runner, exp)
+    if getattr(exp, "sota_source", None) is None:
+        raise HostError(
+            "runner-without-sota",
+            f"{_develop_upstream.__code__.co_filename}: QlibModelRunner.develop came back without a back-test in the "
+            "experiment's workspace, so nothing shows which factors its model was trained on.",
+            "The plugin needs it to call exp.experiment_workspace.execute; or switch LOAD_SOTA_* off.",
+        )
     exp.sota_source = add_model_metrics(exp.sota_source, exp.result)
     write_usage(exp.experiment_workspace.workspace_path, exp.sota_source)
     model = exp.sota_source["model"]

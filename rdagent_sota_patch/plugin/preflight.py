@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from rdagent.log import rdagent_logger as logger
@@ -10,6 +11,8 @@ from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, Sourc
 from rdagent_sota_patch.factors.features import summarize
 from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
+from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems
+from rdagent_sota_patch.plugin.host_source import find_host
 from rdagent_sota_patch.plugin.inheritance import inherit_history, is_inherited
 from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.scenario import announce_features
@@ -36,6 +39,7 @@ def prepare_run(loop: Any, settings: Settings) -> None:
 
 def _check(loop: Any, settings: Settings) -> None:
     runner = getattr(loop, "model_runner", None) or getattr(loop, "runner", None)
+    _check_hand_edits(loop)
     if settings.save_sota_factors:
         # Hours of mining are not to end at a folder that cannot be written to.
         require_writable(settings.factor_file)
@@ -74,6 +78,16 @@ def _check(loop: Any, settings: Settings) -> None:
         inherit_history(loop, sota.source, quant=_is_quant(loop))
 
 
+def _check_hand_edits(loop: Any) -> None:
+    runners = {"model": _is_model_stage(loop), "factor": _is_quant(loop) or not _is_model_stage(loop)}
+    used = [f"{kind}_runner.py" for kind, is_used in runners.items() if is_used]
+    edits = tuple(edit for edit in find_hand_edits(find_host().folder) if edit.file.name in used)
+    for notice in hand_edit_notices(edits, os.environ):
+        logger.warning(str(notice))
+    if problems := hand_edit_problems(edits, os.environ):
+        raise HostError.of(problems)
+
+
 def _is_model_stage(loop: Any) -> bool:
     # By name: run as a script (`python rdagent/app/qlib_rd_loop/model.py`), the class lives in __main__.
     return not {cls.__name__ for cls in type(loop).__mro__}.isdisjoint({"ModelRDLoop", "QuantRDLoop"})
@@ -102,8 +116,11 @@ def _check_resumed(loop: Any, sota: ActiveSota) -> None:
 def _report(sota: ActiveSota, base_features: Mapping[str, str]) -> None:
     source, table = sota.source, sota.table
     if source.session is not None and source.workspace is not None:
+        logger.info(f"Found workspace from QlibFactorExperiment: {source.workspace}")
         logger.info(f"Found workspace from log: {source.workspace}")
-    logger.info(f"SOTA factors loaded from workspace: {table.path}")
+    # A table that was rebuilt or saved lies in no workspace.
+    origin = f"workspace: {source.table}" if source.workspace else source.table or table.path
+    logger.info(f"SOTA factors loaded from {origin}")
     logger.info(f"SOTA factors shape: ({table.rows}, {len(table.names)})")
     features = sota.features(base_features)
     if features.shared:

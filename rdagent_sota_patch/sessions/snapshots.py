@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SESSION_FOLDER = "__session__"
 _SHOWN = 5
+_NOT_LOADED = "Failed to load session file"
 _PICK_A_LOG = "Name a run's log folder, its __session__ folder, or one snapshot file in it."
 
 
@@ -71,7 +72,7 @@ def read_session(path: Path, *, key: bytes | None = None) -> Session:
     if not snapshots:
         raise SourceError(
             "no-snapshots",
-            f"No snapshots in {folder}: the run stopped before its first step was done"
+            f"{_what_is_missing(folder)}: the run stopped before its first step was done"
             + (f", and {len(foreign)} other files there are none." if foreign else "."),
             "Name the log of a run that completed a loop.",
         )
@@ -119,7 +120,7 @@ def _longest(
             candidate = _open(snapshot.path, key)
         except SnapshotError as error:
             if error.slug == "snapshot-altered":
-                raise
+                raise _at(snapshot.path, error) from None
             skipped.append((snapshot.path, error.problems[0].message))
             bound -= snapshot.step == final_step
         else:
@@ -136,11 +137,12 @@ def _read_one(path: Path, key: bytes | None) -> Session:
     try:
         snapshot = _open(path, key)
     except SnapshotError as error:
+        named = _at(path, error)
         if in_a_log or error.slug == "snapshot-altered":
-            raise
+            raise named from None
         raise SourceError(
             "not-a-log",
-            f"This file is neither a log folder nor a snapshot: {error.problems[0].message}",
+            f"This file is neither a log folder nor a snapshot: {named.problems[0].message}",
             _PICK_A_LOG,
         ) from None
     return _session(folder.parent if in_a_log else path.parent, snapshot, ())
@@ -162,13 +164,20 @@ def _open(path: Path, key: bytes | None) -> _Candidate:
             return candidate
     except SnapshotError as error:
         problem = error.problems[0]
-        raise SnapshotError(problem.slug, f"{path}: {problem.message}", problem.hint) from None
+        raise SnapshotError(problem.slug, f"{_NOT_LOADED}: {problem.message}", problem.hint) from None
     except RecursionError:
         raise SnapshotError(
-            "snapshot-foreign", f"{path}: its experiments are based on each other without end."
+            "snapshot-foreign", f"{_NOT_LOADED}: its experiments are based on each other without end."
         ) from None
     except OSError as error:
-        raise SnapshotError("snapshot-unreadable", f"{path}: it cannot be read ({error.strerror}).") from None
+        raise SnapshotError(
+            "snapshot-unreadable", f"{_NOT_LOADED}: it cannot be read ({error.strerror})."
+        ) from None
+
+
+def _at(path: Path, error: SnapshotError) -> SnapshotError:
+    problem = error.problems[0]
+    return SnapshotError(problem.slug, f"{path}: {problem.message}", problem.hint)
 
 
 @contextmanager
@@ -194,6 +203,13 @@ def _session_folder(path: Path) -> Path:
     if not folder.is_dir():
         raise SourceError("not-a-log", f"{folder} is a file where a folder belongs.", _PICK_A_LOG)
     return folder
+
+
+def _what_is_missing(folder: Path) -> str:
+    loops = [int(entry.name) for entry in _entries(folder) if is_index(entry.name) and _is(entry.is_dir)]
+    if not loops:
+        return f"No loop directories found in session: {folder}"
+    return f"No session files found in loop directory: {folder / str(max(loops))}"
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -236,6 +252,6 @@ def is_index(text: str) -> bool:
 
 
 def _list(skipped: list[tuple[Path, str]]) -> str:
-    shown = "; ".join(message for _, message in skipped[:_SHOWN])
+    shown = "; ".join(f"{path}: {reason}" for path, reason in skipped[:_SHOWN])
     rest = len(skipped) - _SHOWN
     return f"{shown}; and {rest} more" if rest > 0 else shown

@@ -18,6 +18,7 @@ from rdagent_sota_patch._startup import AttachFinder
 from rdagent_sota_patch.cli import app
 from rdagent_sota_patch.factors.provenance import read_provenance
 from rdagent_sota_patch.settings import Settings
+from tests.patching.released import LOOP, write_source
 from tests.sessions.generated_log import KEY, METRICS, PlannedLoop, generate_log
 
 
@@ -157,6 +158,35 @@ def test_doctor_without_the_hook(log: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is not AttachFinder])
     document = json.loads(run("doctor", "--json").stdout)
     assert (document["active"], [p["slug"] for p in document["problems"]]) == (False, ["not-active"])
+
+
+def test_doctor_and_run_agree_on_a_patched_source(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the hook, a patched source activates the plugin for both, and a half patched one for neither."""
+    from rdagent_sota_patch.patching.source import apply_patch, inspect_source
+    from rdagent_sota_patch.plugin import activation
+    from rdagent_sota_patch.plugin.host_source import HostSource
+
+    def slugs() -> list[list[str]]:
+        """Problems that the doctor tells, and those that a run ends with."""
+        doctor = json.loads(run("doctor", "--json").stdout)
+        assert doctor["active"] is (not doctor["problems"])
+        started = run("run", "--factor-log", "nowhere", "--model-loops", "1", "--json")
+        told = doctor["problems"], json.loads(started.stdout)["problems"]
+        return [[problem["slug"] for problem in problems] for problems in told]
+
+    checkout = tmp_path / "checkout"
+    write_source(checkout)
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is not AttachFinder])
+    monkeypatch.setattr(activation, "find_host", lambda: HostSource(checkout / "rdagent", ""))
+    assert slugs() == [["not-active"], ["not-active"]]
+    content = (checkout / LOOP).read_bytes()
+    apply_patch(inspect_source(checkout))
+    assert slugs() == [[], ["log-not-found"]]
+    assert "active (source patch)" in run("doctor").stdout
+    (checkout / LOOP).write_bytes(content)
+    assert slugs() == [["patch-half-applied"], ["patch-half-applied"]]
 
 
 def test_doctor_ready(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

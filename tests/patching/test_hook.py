@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from rdagent_sota_patch._startup import LOOP_MODULE, attach_after_load
 from rdagent_sota_patch.patching import hook
 
 NAME = "a_module_of_this_test"
@@ -44,3 +45,23 @@ def test_an_error_in_attaching_is_treated_as_the_startup_hook_does(
     monkeypatch.delenv("RDAGENT_SOTA_DISABLE", raising=False)
     hook.attach_patched(NAME)
     assert capsys.readouterr().err.startswith(f"rdagent-sota-patch: not attached to {NAME}: HostError(")
+
+
+@pytest.mark.parametrize("patch_first", [True, False])
+def test_hook_and_patch_attach_once(monkeypatch: pytest.MonkeyPatch, patch_first: bool) -> None:
+    """Whichever comes first, the loop's methods are wrapped once."""
+
+    class RDLoop:
+        def run(self) -> None: ...
+
+        def dump(self) -> None: ...
+
+    module = ModuleType(LOOP_MODULE)
+    vars(module)["RDLoop"] = RDLoop
+    monkeypatch.setitem(sys.modules, LOOP_MODULE, module)
+    monkeypatch.delenv("RDAGENT_SOTA_DISABLE", raising=False)
+    run, dump = RDLoop.run, RDLoop.dump
+    steps = [lambda: hook.attach_patched(LOOP_MODULE), lambda: attach_after_load(module)]
+    for step in steps if patch_first else reversed(steps):
+        step()
+    assert (vars(RDLoop.run)["__wrapped__"], vars(RDLoop.dump)["__wrapped__"]) == (run, dump)

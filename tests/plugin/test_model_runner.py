@@ -218,6 +218,21 @@ def test_own_runner_that_skips_the_factors_is_caught(
     assert develop(experiment, None, Bypass) is experiment
 
 
+def test_a_host_that_back_tests_elsewhere_is_caught(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, mocker: MockerFixture
+) -> None:
+    """A fork's ``develop`` that never comes to the workspace's ``execute`` is an error, not a traceback."""
+    from rdagent_sota_patch.plugin import model_runner
+
+    def develop_elsewhere(runner: Any, exp: Any) -> Any:
+        return exp
+
+    mocker.patch.object(model_runner, "_develop_upstream", develop_elsewhere)
+    with pytest.raises(HostError, match=r"runner-without-sota.*without a back-test") as caught:
+        develop(make_experiment(), make_sota())
+    assert __file__ in str(caught.value)
+
+
 def test_changed_template_is_refused(
     develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]]
 ) -> None:

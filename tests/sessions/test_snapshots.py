@@ -137,12 +137,20 @@ def test_a_snapshot_taken_out_of_its_log(log: Path, tmp_path: Path) -> None:
     [
         (lambda path: None, "log-not-found", "Log path does not exist: "),
         (lambda path: path.mkdir(), "session-not-found", "Session directory not found: "),
-        (lambda path: (path / "__session__").mkdir(parents=True), "no-snapshots", "No snapshots"),
-        (lambda path: (path / "__session__" / "0").mkdir(parents=True), "no-snapshots", "No snapshots"),
+        (
+            lambda path: (path / "__session__").mkdir(parents=True),
+            "no-snapshots",
+            "No loop directories found in session: ",
+        ),
+        (
+            lambda path: (path / "__session__" / "0").mkdir(parents=True),
+            "no-snapshots",
+            "No session files found in loop directory: ",
+        ),
         (lambda path: path.write_text("a file"), "not-a-log", "neither"),
         (lambda path: (path.mkdir(), (path / "__session__").touch()), "not-a-log", "is a file"),
         (lambda path: put(path, 0, "0_x", b"junk"), "no-readable-snapshot", "0_x"),
-        (lambda path: put(path, 0, "0_x", b""), "no-readable-snapshot", "None of the 1"),
+        (lambda path: put(path, 0, "0_x", b""), "no-readable-snapshot", "Failed to load session file: "),
     ],
 )
 def test_bad_places(tmp_path: Path, make: object, slug: str, words: str) -> None:
