@@ -11,7 +11,7 @@ from rdagent_sota_patch.audit.comparison import NOISE, REPEATABLE, Comparison, c
 from rdagent_sota_patch.audit.lookback import measure_lookback
 from rdagent_sota_patch.audit.panel import EMPTY, Panel
 from rdagent_sota_patch.audit.trials import Failure, Trial, run_trials
-from rdagent_sota_patch.audit.verdicts import FactorVerdict, hash_code
+from rdagent_sota_patch.audit.verdicts import SEEN, FactorVerdict, hash_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,32 +62,33 @@ def judge(name: str, code: str, market: AuditMarket, limits: Limits, *, lookback
     with run_trials(code, trials, limits, first_decides=True) as result_of:
         full = result_of(0)
         if isinstance(full, Failure):
-            return _unusable(verdict, f"It fails on the whole market data: {full.reason}.")
+            return _unjudged(verdict, f"It fails on the whole market data: {full.reason}.")
         if not full.any:
-            return _unusable(verdict, "It has no value at all on the whole market data.")
+            return _unjudged(verdict, "It has no value at all on the whole market data.")
         failures: list[str] = []
         cuts: list[Comparison] = []
         for place, day in enumerate(market.cuts, start=1):
             result = result_of(place)
-            cuts.append(compare(full, EMPTY if isinstance(result, Failure) else result, day))
+            if isinstance(result, Panel):
+                cuts.append(compare(full, result, day))
             # Where it has no value before the cut, it may fail for want of history.
-            if isinstance(result, Failure) and not cuts[-1].same:
+            elif not compare(full, EMPTY, day).same:
                 failures.append(f"It fails when the data ends on {_iso(day)}: {result.reason}.")
         again = result_of(len(trials) - 1)
     again = EMPTY if isinstance(again, Failure) else again
     repeated = compare(full, again, market.days[-1])
     if repeated.excess > REPEATABLE:
-        return Finding(_not_repeatable(verdict, repeated), tuple(cuts))
-    if failures:
-        return Finding(_accused(verdict, cuts, failures[0]), tuple(cuts))
-    worst = max(cuts, key=lambda cut: cut.share)
-    surely = max(cut.excess for cut in cuts) > NOISE
-    if surely or not (worst.same or _is_rounding(code, full, worst.last_day, market, limits)):
-        reason = (
-            f"When the data ends on {_iso(worst.last_day)}, {worst.share:.2%} of its earlier values are others, "
-            f"from {_iso(worst.earliest)} on."
+        return _unjudged(
+            verdict,
+            f"Two runs on the same data differ in {repeated.share:.2%} of the values: nothing can be proven of it.",
         )
-        return Finding(_accused(verdict, cuts, reason), tuple(cuts))
+    worst = max(cuts, key=lambda cut: cut.share, default=None)
+    if worst is not None and not worst.same:
+        surely = max(cut.excess for cut in cuts) > NOISE
+        if surely or not _is_rounding(code, full, worst.last_day, market, limits):
+            return Finding(_accused(verdict, cuts, worst), tuple(cuts))
+    if failures:
+        return _unjudged(verdict, failures[0])
     if lookback:
         days = measure_lookback(code, full, market, limits)
         verdict = verdict.model_copy(update={"lookback_days": days})
@@ -100,31 +101,23 @@ def _is_rounding(code: str, full: Panel, day: np.datetime64, market: AuditMarket
     return isinstance(altered, Panel) and compare(full, altered, day).same
 
 
-def _accused(verdict: FactorVerdict, cuts: Sequence[Comparison], reason: str) -> FactorVerdict:
+def _accused(verdict: FactorVerdict, cuts: Sequence[Comparison], worst: Comparison) -> FactorVerdict:
     changes = [cut.largest for cut in cuts if cut.largest is not None]
     days = [cut.earliest for cut in cuts if cut.earliest is not None]
     return verdict.model_copy(
         update={
             "causal": False,
-            "changed_share": max(cut.share for cut in cuts),
+            "changed_share": worst.share,
             "max_change": max(changes) if changes else None,
             "earliest_day": _iso(min(days)) if days else None,
-            "reason": reason,
+            "reason": f"{SEEN} {_iso(worst.last_day)}, {worst.share:.2%} of its earlier values are others, from "
+            f"{_iso(worst.earliest)} on.",
         }
     )
 
 
-def _not_repeatable(verdict: FactorVerdict, repeated: Comparison) -> FactorVerdict:
-    reason = f"Two runs on the same data differ in {repeated.share:.2%} of the values: nothing can be proven of it."
-    return _accused(verdict, [repeated], reason)
-
-
-def _unusable(verdict: FactorVerdict, reason: str) -> Finding:
-    return Finding(
-        verdict.model_copy(
-            update={"causal": False, "changed_share": 1.0, "max_change": None, "reason": reason}
-        )
-    )
+def _unjudged(verdict: FactorVerdict, reason: str) -> Finding:
+    return Finding(verdict.model_copy(update={"causal": None, "max_change": None, "reason": reason}))
 
 
 def _quiet(cut: Comparison) -> Comparison:

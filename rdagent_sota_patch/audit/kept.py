@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.audit.verdicts import Audit, hash_code, read_verdicts, write_verdicts
+from rdagent_sota_patch.audit.verdicts import SCHEMA_VERSION, Audit, hash_code, read_verdicts, write_verdicts
 from rdagent_sota_patch.errors import BundleError, SotaError
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def keep_audit(audit: Audit, data: Path, folder: Path | None = None) -> None:
 def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = None) -> Audit | None:
     """What is kept about these factors' codes.
 
-    Verdicts on this very market data; and on other data those that found a factor not causal: which data shows
-    a look-ahead is a matter of the data, and code that looked ahead once does it again.
+    Verdicts on this very market data; and on other data those that found a factor to see the future: which data
+    shows a look-ahead is a matter of the data, and code that looked ahead once does it again. What a version kept
+    that knew two answers alone does not count.
 
     Args:
         codes: Factor name to the text of its ``factor.py``.
@@ -82,10 +83,12 @@ def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = 
     for name, sha256 in hashes.items():
         for path in paths[name]:
             audit = read_verdicts(path)
+            if audit.schema_version < SCHEMA_VERSION:
+                continue
             counted = [
                 verdict.model_copy(update={"name": name})
                 for verdict in audit.factors
-                if verdict.code_sha256 == sha256 and (path.stem == here or not verdict.causal)
+                if verdict.code_sha256 == sha256 and (path.stem == here or verdict.causal is False)
             ]
             if counted:
                 kept.append(audit)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import BundleError, Problem
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+SCHEMA_VERSION: Literal[2] = 2
+"""Of an audit. The first knew no third answer: what could not be judged was written down as seeing the future."""
+
+SEEN = "When the data ends on"
+"""How the reason of a factor that sees the future begins, and that of no other."""
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -25,16 +31,17 @@ class FactorVerdict(_Document):
     """The look-ahead audit of one factor.
 
     Attributes:
+        causal: False: it sees the future. True: it does not. None: it could not be judged, and ``reason`` says why.
         changed_share: Share of the values before a cut that the cut changed, of the worst cut; 0 to 1.
         max_change: Largest absolute change of such a value; null where a value came or went.
         earliest_day: First day with a changed value, ISO; null for a causal factor.
         lookback_days: Trading days of history that the newest value needs, the day itself counted; null where
             it needs the whole history, or more than the audit could shorten.
-        reason: What was seen, for a factor that is not causal.
+        reason: What was seen, or what kept it from being judged; empty for a causal factor.
     """
 
     name: str
-    causal: bool
+    causal: bool | None
     changed_share: float
     max_change: float | None
     earliest_day: str | None = None
@@ -44,13 +51,35 @@ class FactorVerdict(_Document):
 
 
 class Audit(_Document):
-    """The look-ahead audit of factors: on which data, cut on which days, and what was found."""
+    """The look-ahead audit of factors: on which data, cut on which days, and what was found.
 
+    Attributes:
+        schema_version: 1 for an audit of a version that knew two answers alone; read into three.
+    """
+
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     audited_at_utc: str
     data_start: str
     data_end: str
     cuts: tuple[str, ...]
     factors: tuple[FactorVerdict, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_the_first_form(cls, fields: Any) -> Any:
+        """Of an older audit, only what it saw of the future is an accusation."""
+        if not isinstance(fields, dict) or "schema_version" in fields:
+            return fields
+        factors = fields.get("factors")
+        if not isinstance(factors, (list, tuple)) or not all(isinstance(one, dict) for one in factors):
+            return fields
+        read = [
+            {**one, "causal": None}
+            if one.get("causal") is False and one.get("reason") and not str(one["reason"]).startswith(SEEN)
+            else one
+            for one in factors
+        ]
+        return {**fields, "schema_version": 1, "factors": read}
 
 
 def hash_code(code: str) -> str:
@@ -87,28 +116,31 @@ def find_unproven(codes: Mapping[str, str], audit: Audit | None) -> tuple[Proble
     """What stands against using these factors where only causal ones may be.
 
     A verdict counts for the code that it is about, whatever the factor is called. One against a code outweighs any
-    number for it.
+    number for it, and one for it those that judge nothing.
 
     Args:
         codes: Factor name to the text of its ``factor.py``.
         audit: What is known of them; None for nothing.
 
     Returns:
-        ``factor-not-audited`` and ``factor-not-causal``, one for each factor concerned.
+        ``factor-not-audited``, ``factor-not-causal`` and ``factor-not-judged``, one for each factor concerned.
     """
     problems = []
     for name, code in codes.items():
         sha256 = hash_code(code)
         verdicts = [verdict for verdict in audit.factors if verdict.code_sha256 == sha256] if audit else []
-        against = next((verdict for verdict in verdicts if not verdict.causal), None)
+        by_answer = {verdict.causal: verdict for verdict in reversed(verdicts)}
+        against, unjudged = by_answer.get(False), by_answer.get(None)
         if against is not None:
             problems.append(
                 Problem(
                     "factor-not-causal",
-                    f"{name} was found not to be causal. {against.reason}".rstrip(),
+                    f"{name} was found to see the future. {against.reason}".rstrip(),
                     "Leave it out: mine on without it, or correct its code and mine again.",
                 )
             )
+        elif unjudged is not None and True not in by_answer:
+            problems.append(not_judged(name, unjudged))
         elif not verdicts:
             problems.append(
                 Problem(
@@ -118,3 +150,12 @@ def find_unproven(codes: Mapping[str, str], audit: Audit | None) -> tuple[Proble
                 )
             )
     return tuple(problems)
+
+
+def not_judged(name: str, verdict: FactorVerdict) -> Problem:
+    """What to say of a factor that an audit could not judge."""
+    return Problem(
+        "factor-not-judged",
+        f"{name} could not be judged: nothing is known against it, nothing proven for it. {verdict.reason}".rstrip(),
+        "See to what the audit says of it (data that its code needs, --timeout, --memory), and audit again.",
+    )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.audit.verdicts import FactorVerdict
     from rdagent_sota_patch.bundle.opening import Bundle
 
-_JSON_FIELDS = {"name", "causal", "changed_share", "max_change", "lookback_days"}
+_JSON_FIELDS = {"name", "causal", "changed_share", "max_change", "lookback_days", "reason"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class AuditRequest:
 
 
 def run_audit(request: AuditRequest, as_json: bool) -> None:
-    """Audit every factor, keep the verdicts, and exit 1 if one is not causal."""
+    """Audit every factor, keep the verdicts, and exit 1 if one sees the future or could not be judged."""
     codes = _codes_of(request.target)
     tell_of_open_ways()
     with _progress(len(codes)) as report:
@@ -121,7 +121,7 @@ def _draw(audited: Audited, folder: Path) -> list[Path]:
             "Name another one with --picture.",
         ) from error
     for place, (name, finding) in enumerate(audited.findings.items(), start=1):
-        if finding.verdict.causal or not finding.cuts:
+        if finding.verdict.causal is not False:
             continue
         # Names come from a language model: not every one is a file's.
         path = folder / f"{place}_{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}.svg"
@@ -144,8 +144,9 @@ def _show(audited: Audited, pictures: list[Path]) -> None:
     out.print(table)
     for verdict in audit.factors:
         if not verdict.causal:
+            mark = ("✗ ", "red") if verdict.causal is False else ("? ", "yellow")
             out.print(
-                Text.assemble(("✗ ", "red"), f"{clean(verdict.name)}: {clean(verdict.reason)}"),
+                Text.assemble(mark, f"{clean(verdict.name)}: {clean(verdict.reason)}"),
                 soft_wrap=True,
             )
     for path in pictures:
@@ -156,6 +157,8 @@ def _row(verdict: FactorVerdict) -> tuple[Text, ...]:
     if verdict.causal:
         history = "whole" if verdict.lookback_days is None else str(verdict.lookback_days)
         return Text(clean(verdict.name)), Text("yes", "green"), Text(""), Text(""), Text(""), Text(history)
+    if verdict.causal is None:
+        return Text(clean(verdict.name)), Text("not judged", "yellow"), *(Text(""),) * 4
     largest = "came or went" if verdict.max_change is None else f"{verdict.max_change:.3g}"
     return (
         Text(clean(verdict.name)),

@@ -171,7 +171,10 @@ def predict(
     explain: Annotated[bool, typer.Option("--explain", help="Give the feature values, too.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
     allow_lookahead: Annotated[
-        bool, typer.Option("--allow-lookahead", help="Go on with factors that were found to see the future.")
+        bool,
+        typer.Option(
+            "--allow-lookahead", help="Go on with factors that see the future, or that could not be judged."
+        ),
     ] = False,
     trust: TrustOption = False,
     key_file: KeyOption = None,

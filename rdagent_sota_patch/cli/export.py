@@ -162,9 +162,12 @@ def _describe_audit(exported: Exported) -> tuple[str, str]:
     audit = exported.manifest.audit
     if audit == NOT_AUDITED:
         return f"{NOT_AUDITED}: --data daily_pv.h5 has every factor checked for looking ahead", "yellow"
-    wrong = [clean(factor.name) for factor in audit.factors if not factor.causal]
-    if wrong:
-        return f"not causal: {', '.join(wrong)}", "red"
+    wrong = [clean(factor.name) for factor in audit.factors if factor.causal is False]
+    unjudged = [clean(factor.name) for factor in audit.factors if factor.causal is None]
+    if wrong or unjudged:
+        parts = [f"see the future: {', '.join(wrong)}"] if wrong else []
+        parts += [f"could not be judged: {', '.join(unjudged)}"] if unjudged else []
+        return "; ".join(parts), "red" if wrong else "yellow"
     return f"no factor looks ahead ({len(audit.cuts)} cuts, {audit.data_start}…{audit.data_end})", "green"
 
 

@@ -41,13 +41,13 @@ class MinedFactor:
         code: Text of its ``factor.py``.
         lookback: Trading days that its newest value needs, the day itself counted; None where it needs the whole
             history, or nobody knows.
-        causal: The audit's verdict; None without one.
+        verdict: The audit's; None without one.
     """
 
     name: str
     code: str
     lookback: int | None
-    causal: bool | None
+    verdict: FactorVerdict | None = None
 
 
 def list_mined(bundle: Bundle) -> tuple[MinedFactor, ...]:
@@ -68,8 +68,7 @@ def list_mined(bundle: Bundle) -> tuple[MinedFactor, ...]:
     for name in order.dynamic_factor_order:
         code = bundle.read(str(shipped[name].code_relpath)).decode("utf-8")
         verdict = _find_verdict(verdicts, code)
-        lookback = verdict.lookback_days if verdict is not None else None
-        found.append(MinedFactor(name, code, lookback, None if verdict is None else verdict.causal))
+        found.append(MinedFactor(name, code, None if verdict is None else verdict.lookback_days, verdict))
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_patch.audit.verdicts import not_judged
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError, Problem
@@ -38,7 +39,7 @@ class PredictOptions:
         day: The trading day whose data the scores are made of.
         top: How many of the best stocks to give; None for all.
         explain: Whether to give the raw feature values, too.
-        allow_lookahead: Whether to go on with factors that were found to see the future.
+        allow_lookahead: Whether to go on with factors that see the future, or that could not be judged.
         trust: Whether the bundle's own code may run and its weights be unpickled in this process.
         limits: For each factor's code.
         jobs: Factors at a time, and Qlib's processes.
@@ -98,18 +99,18 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
     from as much history as the factors need. Nothing after the day is looked at.
 
     Raises:
-        BundleError: Before anything is run, all of: ``factor-not-causal``, ``market-data-too-short``,
-            ``not-a-trading-day``, ``no-history``, ``market-data-mismatch``; then what `load_scorer` and
+        BundleError: Before anything is run, all of: ``factor-not-causal``, ``factor-not-judged``,
+            ``market-data-too-short``, ``not-a-trading-day``, ``no-history``, ``market-data-mismatch``; then what `load_scorer` and
             `compute_features` raise; ``nothing-to-score``.
     """
     began = time.perf_counter()
     factors = list_mined(bundle)
-    seeing = [_lookahead(factor) for factor in factors if factor.causal is False]
+    unproven = [problem for factor in factors if (problem := _find_unproven(factor)) is not None]
     day = pd.Timestamp(options.day)
     with open_market(market, factors) as table:
         days, problems = find_days(bundle, market, table, factors, day)
         if not options.allow_lookahead:
-            problems = [*seeing, *problems]
+            problems = [*unproven, *problems]
         if problems:
             raise BundleError.of(problems)
         scorer = load_scorer(bundle, trust=options.trust, limits=options.limits)
@@ -157,7 +158,7 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
         left_out=dict(sorted(left_out.items())),
         incomplete=find_incomplete(today.loc[scores.index]),
         coverage=cover(members, today, mined),
-        notices=(*_audit_notices(bundle, factors), *seeing),
+        notices=(*_audit_notices(bundle, factors), *unproven),
         seconds={
             "factors": computed.factor_seconds,
             "alpha": computed.alpha_seconds,
@@ -181,7 +182,12 @@ def rank_scores(scores: pd.Series) -> pd.DataFrame:
     return ranked
 
 
-def _lookahead(factor: MinedFactor) -> Problem:
+def _find_unproven(factor: MinedFactor) -> Problem | None:
+    if factor.verdict is None or factor.verdict.causal:
+        return None
+    if factor.verdict.causal is None:
+        problem = not_judged(factor.name, factor.verdict)
+        return replace(problem, hint=f"{problem.hint} Or --allow-lookahead, to score with it as it is.")
     return Problem(
         "factor-not-causal",
         f"{factor.name} sees the future: its audit found values that change once later days are known. The back-test's "
@@ -191,7 +197,7 @@ def _lookahead(factor: MinedFactor) -> Problem:
 
 
 def _audit_notices(bundle: Bundle, factors: Sequence[MinedFactor]) -> list[Problem]:
-    unknown = [factor.name for factor in factors if factor.causal is None]
+    unknown = [factor.name for factor in factors if factor.verdict is None]
     if not unknown:
         return []
     which = (

@@ -8,6 +8,7 @@ import pytest
 
 from rdagent_sota_patch.audit.kept import keep_audit, kept_folder, read_kept_audit
 from rdagent_sota_patch.audit.verdicts import (
+    SEEN,
     Audit,
     FactorVerdict,
     find_unproven,
@@ -68,7 +69,7 @@ def test_a_verdict_counts_for_its_code() -> None:
     assert find_unproven({"A": "a", "Renamed": "a"}, known) == ()
     problems = find_unproven({"A": "other", "B": "b", "C": "a"}, known)
     assert [problem.slug for problem in problems] == ["factor-not-audited", "factor-not-causal"]
-    assert "B was found not to be causal. Its past changes." in problems[1].message
+    assert "B was found to see the future. Its past changes." in problems[1].message
     assert [problem.slug for problem in find_unproven({"A": "a"}, None)] == ["factor-not-audited"]
 
 
@@ -93,6 +94,37 @@ def test_verdicts_are_kept_by_code_and_data(tmp_path: Path, data: Path) -> None:
     assert kept is not None
     assert [(found.name, found.causal) for found in kept.factors] == [("Other", False)]
     assert read_kept_audit({"Mine": "a"}, data, folder) is None
+
+
+def test_what_an_older_version_found_is_read_into_three_answers(tmp_path: Path, data: Path) -> None:
+    """Only what it saw of the future is an accusation; and what it kept is not taken for a verdict of today."""
+    old = audit(
+        verdict("Honest", "a"),
+        verdict("Peeks", "b", causal=False).model_copy(
+            update={"reason": f"{SEEN} 2019-06-03, 2 % are others."}
+        ),
+        verdict("Fails", "c", causal=False).model_copy(
+            update={"reason": "It fails on the whole market data: KeyError: 'x'."}
+        ),
+    ).model_dump()
+    del old["schema_version"]
+    read = Audit.model_validate(old)
+    assert [one.causal for one in read.factors] == [True, False, None]
+    assert read.schema_version == 1
+    assert Audit.model_validate_json(read.model_dump_json()) == read
+    keep_audit(read, data, tmp_path / "kept")
+    assert read_kept_audit({"Honest": "a", "Peeks": "b"}, data, tmp_path / "kept") is None
+
+
+def test_a_factor_that_could_not_be_judged_is_told_apart() -> None:
+    """From one that sees the future and from one that was never audited; a clean verdict on its code outweighs it."""
+    unjudged = verdict("A", "a").model_copy(update={"causal": None, "reason": "It fails: KeyError."})
+    (problem,) = find_unproven({"A": "a"}, audit(unjudged))
+    assert problem.slug == "factor-not-judged"
+    assert "KeyError" in problem.message
+    assert find_unproven({"A": "a"}, audit(unjudged, verdict("A", "a"))) == ()
+    (problem,) = find_unproven({"A": "a"}, audit(unjudged, verdict("A", "a", causal=False)))
+    assert problem.slug == "factor-not-causal"
 
 
 def test_a_damaged_kept_verdict_is_an_error(tmp_path: Path, data: Path) -> None:

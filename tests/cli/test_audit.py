@@ -78,13 +78,26 @@ def test_a_factor_that_looks_ahead(tmp_path: Path, data: Path, capsys: pytest.Ca
     assert kept.factors[0].lookback_days == verdicts[honest].lookback_days
 
 
+def test_a_factor_that_fails_is_not_accused(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 1, a third answer with its own error, and no picture."""
+    folder, (fails, _) = bundle_of(tmp_path / "bundle", "factor = data['$vwap']", HONEST["RankByDay"])
+    assert audit(folder, data, pictures=tmp_path / "pictures") == 1
+    printed = capsys.readouterr().out
+    assert f"? {fails}: It fails on the whole market data: KeyError: '$vwap'" in printed
+    assert "not judged" in printed
+    assert "✗" not in printed
+    assert list((tmp_path / "pictures").iterdir()) == []
+
+
 def test_json_is_exactly_what_is_documented(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit 0 where every factor is causal."""
     folder, names = bundle_of(tmp_path / "bundle", HONEST["RankByDay"], HONEST["RankByDay"])
     assert audit(folder, data, as_json=True) == 0
-    expected = {"causal": True, "changed_share": 0.0, "max_change": 0.0, "lookback_days": 1}
+    expected = {"causal": True, "changed_share": 0.0, "max_change": 0.0, "lookback_days": 1, "reason": ""}
     assert json.loads(capsys.readouterr().out) == {"factors": [{"name": name, **expected} for name in names]}
 
 

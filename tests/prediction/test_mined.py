@@ -69,8 +69,9 @@ def test_lists_what_the_model_takes_with_verdicts(tmp_path: Path) -> None:
     edit_document(folder, MANIFEST_NAME, audit)
     first, second = list_mined(open_bundle(folder))
     assert (first.name, second.name) == MINED
-    assert (first.causal, first.lookback) == (None, None)
-    assert second == MinedFactor("GapA", code, 2, False)
+    assert (first.verdict, first.lookback) == (None, None)
+    assert (second.name, second.code, second.lookback) == ("GapA", code, 2)
+    assert second.verdict is not None and second.verdict.causal is False
 
 
 def test_every_factor_without_code_is_named(tmp_path: Path) -> None:

@@ -111,6 +111,33 @@ def test_everything_against_a_day_is_said_at_once(tmp_path: Path, made: MadeMark
     assert [problem.slug for problem in raised.value.problems] == ["no-history"]
 
 
+def test_a_factor_that_could_not_be_judged_is_not_called_one_that_looks_ahead(
+    tmp_path: Path, made: MadeMarket
+) -> None:
+    """Its own error with the audit's reason; gone on with where that is asked for."""
+    folder = make_bundle(tmp_path / "bundle").folder
+    unjudged = verdict(FACTOR_CODE.format(name="GapA", days=1), lookback=None, causal=False)
+    unjudged |= {"causal": None, "reason": "It fails on the whole market data: KeyError."}
+
+    def audit(document: dict[str, Any]) -> None:
+        document["audit"] = {
+            "schema_version": 2,
+            "audited_at_utc": "2026-01-01T00:00:00+00:00",
+            "data_start": "2020-01-01",
+            "data_end": "2020-12-31",
+            "cuts": [],
+            "factors": [unjudged],
+        }
+
+    edit_document(folder, MANIFEST_NAME, audit)
+    bundle, day = open_bundle(folder), date(2020, 10, 20)
+    with pytest.raises(BundleError, match="KeyError") as raised:
+        predict_day(bundle, made.files, PredictOptions(day), ignore)
+    assert [problem.slug for problem in raised.value.problems] == ["factor-not-judged"]
+    prediction = predict_day(bundle, made.files, PredictOptions(day, allow_lookahead=True, jobs=2), ignore)
+    assert "factor-not-judged" in [notice.slug for notice in prediction.notices]
+
+
 def test_a_holiday_is_said_once(tmp_path: Path, made: MadeMarket) -> None:
     """Both sources lack it; one message with the nearest days is enough."""
     bundle = open_bundle(make_bundle(tmp_path / "bundle").folder)
