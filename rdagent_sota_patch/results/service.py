@@ -20,19 +20,36 @@ from rdagent_sota_patch.bundle.documents import (
     REPLAY_FOLDER,
     REPORT_NAME,
     TENSORS_NAME,
+    FactorOrder,
+    ModelMeta,
 )
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results.bundles import Bundles
-from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind
+from rdagent_sota_patch.results.checkout_answers import (
+    AlignedFactors,
+    AlignmentPreview,
+    AlphaMeta,
+    CompleteAssets,
+    Parts,
+    ProvenInput,
+    align_factors,
+    describe_alpha,
+    gather_parts,
+    list_complete_assets,
+    preview_alignment,
+)
+from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind, why_none
+from rdagent_sota_patch.results.disk_use import WorkspaceList, list_workspaces
 from rdagent_sota_patch.results.exporter import BundleRequest, Exporter
 from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
-from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Spool
+from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
 from rdagent_sota_patch.results.watching import last_written
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.assets import Asset
+    from rdagent_sota_patch.results.bundles import ServedBundle
     from rdagent_sota_patch.results.exporter import Stage
 
 
@@ -79,16 +96,36 @@ class Service:
         self._views = Views(folders.roots, Spool(weights, folders.cache_bytes))
         exporter = Exporter(folders.roots, folders.qlib_dir)
         self._bundles = Bundles(bundles, folders.cache_bytes, exporter)
+        self._listing: set[asyncio.Future[TaskItem]] = set()
+        self._roots = folders.roots
 
     async def close(self) -> None:
         """End what is under way, such as an export; nothing can be asked afterwards."""
+        for work in tuple(self._listing):
+            work.cancel()
         self._views.close()
         await self._bundles.close()
 
-    async def list_tasks(self, limit: int, offset: int) -> TaskList:
-        """Some of the runs, newest first; one that cannot be read is listed with the reason."""
+    async def list_tasks(self, limit: int, offset: int, patience: float | None = None) -> TaskList:
+        """Some of the runs, newest first; one that cannot be read is listed with the reason.
+
+        Args:
+            limit: How many.
+            offset: How many to pass over.
+            patience: Seconds; a run that is not read by then is listed as such, and read all the same.
+        """
         tasks = await asyncio.to_thread(self._tasks.list)
-        items = await asyncio.gather(*map(self._describe, tasks[offset : offset + limit]))
+        chosen = tasks[offset : offset + limit]
+        work = [asyncio.ensure_future(self._describe(task)) for task in chosen]
+        if work:
+            self._listing.update(work)
+            for each in work:
+                each.add_done_callback(self._listing.discard)
+            await asyncio.wait(work, timeout=patience)
+        items = [
+            done.result() if done.done() else await _describe_unreadable(task, _not_yet(task))
+            for task, done in zip(chosen, work, strict=True)
+        ]
         return TaskList(tasks=tuple(items), total=len(tasks), limit=limit, offset=offset)
 
     async def find(self, task_id: str) -> RunView:
@@ -129,6 +166,73 @@ class Service:
             )
         return asset
 
+    async def find_listed(self, task_id: str, relpath: str) -> Asset:
+        """An asset by the path that it has in a workspace or in a bundle: looked up, never opened as a path.
+
+        Args:
+            task_id: The run.
+            relpath: ``factor_entry.py`` and ``factor.py`` are the SOTA's code; ``workspaces/<name>/`` before it is
+                left out where that is the SOTA's workspace. Else a key of `find_asset`.
+
+        Raises:
+            ApiError: ``asset-not-found``, ``asset-not-available``.
+            SotaError: The bundle cannot be exported.
+        """
+        view = await self.find(task_id)
+        key = relpath.replace("\\", "/").lstrip("/")
+        place = None if view.sota is None else view.sota.own.experiment.workspace
+        if place is not None:
+            key = key.removeprefix(f"workspaces/{place.name}/")
+        return await self.find_asset(task_id, ENTRY if key == "factor_entry.py" else key, replay=False)
+
+    async def anchor(self, task_id: str) -> Asset:
+        """``/tasks/{task_id}/sota_factor_anchor``; it names ``model_meta.json`` where that can be had.
+
+        Raises:
+            SotaError: See `find`.
+        """
+        view = await self.find(task_id)
+        found = await self._find_model(view)
+        return view.anchor_after(found if isinstance(found, str) else None)
+
+    async def preview_alignment(self, task_id: str) -> AlignmentPreview:
+        """``/tasks/{task_id}/v2_alignment_preview``; see `find` for what it raises."""
+        return preview_alignment(await self._gather(await self.find(task_id)))
+
+    async def list_complete_assets(self, task_id: str) -> CompleteAssets:
+        """``/tasks/{task_id}/complete_assets``; see `find` for what it raises."""
+        return list_complete_assets(await self._gather(await self.find(task_id)))
+
+    async def align_factors(self, task_id: str) -> AlignedFactors:
+        """``…/v2/{task_id}/aligned``; see `find` for what it raises."""
+        return align_factors(await self._gather(await self.find(task_id)))
+
+    async def describe_alpha(self) -> AlphaMeta:
+        """``/alpha158/meta``; see `find` for what it raises."""
+        return describe_alpha(await self._gather(await self._find_latest()))
+
+    async def list_workspaces(self, task_id: str, *, quick: bool) -> WorkspaceList:
+        """``/tasks/{task_id}/workspaces``; see `find` for what it raises."""
+        view = await self.find(task_id)
+        return await asyncio.to_thread(list_workspaces, view.session, self._roots, quick=quick)
+
+    async def _gather(self, view: RunView) -> Parts:
+        found = await self._find_model(view)
+        if isinstance(found, str):
+            proven = ProvenInput(None, None, found)
+        else:
+            proven = await asyncio.to_thread(_read_proven, found)
+        return await asyncio.to_thread(gather_parts, view, proven, self._roots)
+
+    async def _find_model(self, view: RunView) -> ServedBundle | str:
+        """The bundle of the factors' model; in words, why there is none."""
+        if view.sota is None:
+            return why_none(view.session)
+        try:
+            return await self._bundles.get(BundleRequest(view, "factor", False))
+        except SotaError as error:
+            return in_words(error)
+
     async def find_bundle(self, task_id: str, stage: Stage | None, *, replay: bool) -> Asset:
         """A run's bundle as a zip file; see `export_bundle`.
 
@@ -165,15 +269,7 @@ class Service:
                 raise _reserved(task)
             view = await self._views.get(task)
         except SotaError as error:
-            first = error.problems[0]
-            return TaskItem(
-                task_id=task.task_id,
-                updated_at_utc=describe_time(await asyncio.to_thread(last_written, task.log)),
-                kind=None,
-                loops=0,
-                has_sota=False,
-                problem=ProblemItem(slug=first.slug, message=first.message, hint=first.hint),
-            )
+            return await _describe_unreadable(task, error)
         return TaskItem(
             task_id=task.task_id,
             updated_at_utc=describe_time(view.updated),
@@ -182,6 +278,31 @@ class Service:
             has_sota=view.sota is not None,
             problem=None,
         )
+
+
+async def _describe_unreadable(task: Task, error: SotaError) -> TaskItem:
+    first = error.problems[0]
+    return TaskItem(
+        task_id=task.task_id,
+        updated_at_utc=describe_time(await asyncio.to_thread(last_written, task.log)),
+        kind=None,
+        loops=0,
+        has_sota=False,
+        problem=ProblemItem(slug=first.slug, message=first.message, hint=first.hint),
+    )
+
+
+def _read_proven(bundle: ServedBundle) -> ProvenInput:
+    order, meta = ((bundle.folder / name).read_bytes() for name in (ORDER_NAME, META_NAME))
+    return ProvenInput(FactorOrder.model_validate_json(order), ModelMeta.model_validate_json(meta), None)
+
+
+def _not_yet(task: Task) -> ApiError:
+    return ApiError(
+        "reading-took-too-long",
+        f"The log of {task.task_id} has not been read yet.",
+        "Ask again: it is being read.",
+    )
 
 
 def _reserved(task: Task) -> ApiError:
