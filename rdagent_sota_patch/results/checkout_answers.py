@@ -157,7 +157,7 @@ class CompleteAssets(Answer):
         tuple[FactorCode, ...], Field(description="Their code; what has none is missing here.")
     ]
     model_weight: Annotated[ModelWeight, Field(description="The weights.")]
-    feature_sequence: Annotated[FeatureSequence, Field(description="The model's input.")]
+    feature_sequence: Annotated[FeatureSequence, Field(description="The columns of the model's input.")]
     validation: Annotated[Validation, Field(description="Whether all of this belongs together.")]
 
 
