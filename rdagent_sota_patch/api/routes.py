@@ -25,6 +25,7 @@ from rdagent_sota_patch.results.checkout_answers import (
     CompleteAssets,
 )
 from rdagent_sota_patch.results.disk_use import WorkspaceList
+from rdagent_sota_patch.results.factor_metrics import FactorMetrics
 from rdagent_sota_patch.results.schemas import (
     Health,
     LoopList,
@@ -45,6 +46,7 @@ _MOST_RUNS = 200
 _PATIENCE = 8.0
 """Seconds that a list of the newest runs waits for logs to be read: who asks for it waits for ten."""
 _LARGEST_OFFSET = 1_000_000
+_MOST_LOOPS = 1_000_000
 
 TaskId = Annotated[
     str,
@@ -56,6 +58,10 @@ TaskId = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=_MOST_RUNS, description="How many runs.")]
 Offset = Annotated[int, Query(ge=0, le=_LARGEST_OFFSET, description="How many runs to pass over.")]
+Loop = Annotated[
+    int,
+    fastapi.Path(ge=-_MOST_LOOPS, le=_MOST_LOOPS, description="RD-Agent's loop index, as `/loops` has it."),
+]
 LimitOfLatest = Annotated[
     int | None, Query(ge=1, le=_MOST_RUNS, description="How many runs; makes the answer a list.")
 ]
@@ -247,6 +253,22 @@ def _add_answers_of_checkouts(app: FastAPI, service: Service) -> None:
     async def aligned(task_id: TaskId, request: Request) -> Response:
         """Give every mined factor of the SOTA's model with its code and the metrics of its loop."""
         return _answer(await service.align_factors(task_id), request)
+
+    @_get(app, "/api/extractors/sota_factors/v2/{task_id}/factor_metrics", FactorMetrics, *_OF_A_RUN, 507)
+    async def factor_metrics(task_id: TaskId, request: Request) -> Response:
+        """Give figures of each factor in the SOTA's factor table: IC, decay, turnover, returns by fifth, and more."""
+        return _show(await service.measure_factors(task_id), request)
+
+    @_get(
+        app,
+        "/api/extractors/sota_factors/v2/{task_id}/loops/{loop}/factor_metrics",
+        FactorMetrics,
+        *_OF_A_RUN,
+        507,
+    )
+    async def factor_metrics_of_loop(task_id: TaskId, loop: Loop, request: Request) -> Response:
+        """Give the same of the factor table of any loop."""
+        return _show(await service.measure_factors(task_id, loop), request)
 
     @_get(app, "/alpha158/meta", AlphaMeta, 404, 409, 504)
     async def alpha158_meta(request: Request) -> Response:

@@ -24,7 +24,7 @@ from rdagent_sota_patch.bundle.documents import (
     ModelMeta,
 )
 from rdagent_sota_patch.errors import ApiError, SotaError
-from rdagent_sota_patch.results.bundles import Bundles
+from rdagent_sota_patch.results.bundles import Bundles, Figures, name_figures
 from rdagent_sota_patch.results.checkout_answers import (
     AlignedFactors,
     AlignmentPreview,
@@ -40,7 +40,8 @@ from rdagent_sota_patch.results.checkout_answers import (
 )
 from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind, why_none
 from rdagent_sota_patch.results.disk_use import WorkspaceList, list_workspaces
-from rdagent_sota_patch.results.exporter import BundleRequest, Exporter
+from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest
+from rdagent_sota_patch.results.factor_metrics import find_inputs
 from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.results.exporter import Stage
 
 
+_FIGURES_BYTES = 1 << 30
+"""Kilobytes each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Folders:
     """What a server reads, and where it keeps what it made.
@@ -63,6 +68,8 @@ class Folders:
         cache_bytes: How much of bundles it may hold, and how much of weights.
         roots: The folders of ``SOTA_WORKSPACE_ROOT``.
         qlib_dir: Qlib's data for the evidence of bundles; where the training had it, by default.
+        data: Market data (a ``daily_pv.h5``, or its folder) for figures of single factors; the back-tests' labels,
+            by default.
     """
 
     log_root: Path
@@ -70,6 +77,7 @@ class Folders:
     cache_bytes: int = 20 << 30
     roots: tuple[Path, ...] = ()
     qlib_dir: Path | None = None
+    data: Path | None = None
 
 
 class Service:
@@ -83,9 +91,9 @@ class Service:
             SotaError: ``cannot-write``.
         """
         self._tasks = TaskFolder(folders.log_root)
-        weights, bundles = folders.cache / "weights", folders.cache / "bundles"
+        weights, bundles, figures = (folders.cache / name for name in ("weights", "bundles", "figures"))
         try:
-            for folder in (weights, bundles):
+            for folder in (weights, bundles, figures):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise SotaError(
@@ -96,6 +104,9 @@ class Service:
         self._views = Views(folders.roots, Spool(weights, folders.cache_bytes))
         exporter = Exporter(folders.roots, folders.qlib_dir)
         self._bundles = Bundles(bundles, folders.cache_bytes, exporter)
+        # With an exporter of its own: neither kind waits for the other.
+        self._figures = Figures(figures, _FIGURES_BYTES, Exporter(folders.roots, None))
+        self._data = folders.data
         self._listing: set[asyncio.Future[TaskItem]] = set()
         self._roots = folders.roots
 
@@ -105,6 +116,7 @@ class Service:
             work.cancel()
         self._views.close()
         await self._bundles.close()
+        await self._figures.close()
 
     async def list_tasks(self, limit: int, offset: int, patience: float | None = None) -> TaskList:
         """Some of the runs, newest first; one that cannot be read is listed with the reason.
@@ -210,6 +222,30 @@ class Service:
     async def describe_alpha(self) -> AlphaMeta:
         """``/alpha158/meta``; see `find` for what it raises."""
         return describe_alpha(await self._gather(await self._find_latest()))
+
+    async def measure_factors(self, task_id: str, loop: int | None = None) -> Asset:
+        """Figures of the factors of a loop, of the SOTA's without one, as `FactorMetrics` in JSON.
+
+        Raises:
+            ApiError: ``loop-not-found``.
+            SotaError: There is no factor table, or no returns; see `measure_factors`.
+        """
+        view = await self.find(task_id)
+        return await self._figures.get(await self._request_figures(view, loop))
+
+    async def find_figures(self, view: RunView) -> Asset | None:
+        """Those of the SOTA's factors, where they were computed already."""
+        try:
+            return await self._figures.find_made(await self._request_figures(view, None))
+        except SotaError:
+            return None
+
+    async def _request_figures(self, view: RunView, loop: int | None) -> FiguresRequest:
+        def find() -> FiguresRequest:
+            inputs = find_inputs(view.session, loop, self._roots, self._data)
+            return FiguresRequest(view, inputs, name_figures(view, inputs))
+
+        return await asyncio.to_thread(find)
 
     async def list_workspaces(self, task_id: str, *, quick: bool) -> WorkspaceList:
         """``/tasks/{task_id}/workspaces``; see `find` for what it raises."""

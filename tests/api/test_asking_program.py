@@ -281,3 +281,53 @@ def test_nothing_is_changed_on_request(served: Served, method: str, path: str, s
     answer = served.get(path, method)
     assert answer.status == status
     assert served.get("/tasks/accepted").status == 200
+
+
+FIGURES = {
+    "ic_mean", "ic_std", "icir", "ic_t", "rank_ic_mean", "rank_ic_std", "rank_icir", "rank_ic_t", "rank_ic_1d",
+    "rank_ic_5d", "rank_ic_10d", "rank_ic_20d", "turnover", "autocorrelation", "coverage", "quantile_returns",
+    "quantile_spread",
+}  # fmt: skip
+STORED = {
+    "ic_mean", "ic_std", "rank_ic_mean", "rank_ic_std", "icir", "rank_icir", "ic_positive_ratio", "top_annual_return",
+    "top_excess_annual_return", "top_sharpe", "top_max_drawdown", "top_excess_sharpe", "benchmark_annual_return",
+    "group_return_monotonicity", "turnover", "ic_decay_half_life", "rank_ic_1d", "rank_ic_5d", "rank_ic_10d",
+    "rank_ic_20d", "coverage", "n_trading_days",
+}  # fmt: skip
+
+
+def test_figures_of_single_factors(served: Served) -> None:
+    """Of the SOTA and of a loop: every figure that the program stores, for every factor, with the day of its data."""
+    path = f"{served.url}/api/extractors/sota_factors/v2/accepted"
+    found = get_json(f"{path}/factor_metrics")
+    assert (found["success"], found["factor_count"], found["metrics_count"]) == (True, 3, 3)
+    assert [each["factor_name"] for each in found["metrics"]] == FACTORS
+    for item in found["metrics"]:
+        assert item.keys() >= FIGURES | STORED
+        assert item["calculated_at"] and item["eval_window"] == "full"
+        assert (item["data_start"], item["data_end"]) == ("2020-10-05", "2020-10-16")
+        assert {name for name in FIGURES if item[name] is None} == {
+            "rank_ic_5d",
+            "rank_ic_10d",
+            "rank_ic_20d",
+        }
+    assert found["metrics"][0]["ic_mean"] > 0.4
+    assert [each["status"] for each in found["factor_reports"]] == ["ok"] * 3
+    assert found["calc_batch_id"]
+    assert get_json(f"{path}/loops/2/factor_metrics") == found
+
+
+@pytest.mark.parametrize(
+    ("path", "slug"),
+    [
+        ("accepted/loops/99/factor_metrics", "loop-not-found"),
+        ("accepted/loops/1/factor_metrics", "table-not-found"),
+        ("gone/factor_metrics", "table-not-found"),
+        ("rejected/factor_metrics", "no-accepted-factors"),
+    ],
+)
+def test_figures_that_there_are_not(served: Served, path: str, slug: str) -> None:
+    """A problem with its reason, as the program records it."""
+    answer = served.get(f"/api/extractors/sota_factors/v2/{path}")
+    assert answer.document["slug"] == slug
+    assert answer.status == (404 if slug == "loop-not-found" else 409)

@@ -42,6 +42,8 @@ OPERATIONS = {
     "/tasks/{task_id}/factor.py",
     "/tasks/{task_id}/model.pkl",
     "/api/extractors/sota_factors/v2/{task_id}/aligned",
+    "/api/extractors/sota_factors/v2/{task_id}/factor_metrics",
+    "/api/extractors/sota_factors/v2/{task_id}/loops/{loop}/factor_metrics",
     "/alpha158/meta",
 }
 IDS = [
@@ -158,11 +160,13 @@ def test_requests_of_all_kinds(served: Served) -> None:
 def test_every_operation_is_reached(served: Served, path: str) -> None:
     """With a run and keys that are there, and by conditions, each gives the answers that it is documented to give."""
     operation = load(served)[path]["GET"]
-    names = {"task_id": "accepted"} if "{task_id}" in path else {}
+    names: dict[str, Any] = {"task_id": "accepted"} if "{task_id}" in path else {}
+    if "{loop}" in path:
+        names["loop"] = 2
     query = {"key": "model.pkl"} if path.endswith("asset_bytes") else {}
     query = {"relpath": "model.pkl"} if path.endswith("assets") and "complete" not in path else query
 
-    def ask(names: dict[str, str] = names, query: dict[str, Any] = query, **headers: str) -> Any:
+    def ask(names: dict[str, Any] = names, query: dict[str, Any] = query, **headers: str) -> Any:
         case = operation.Case(path_parameters=names, query=query, headers=headers)
         answer = case.call()
         case.validate_response(answer)
@@ -184,9 +188,9 @@ def test_every_operation_is_reached(served: Served, path: str) -> None:
     else:
         assert statuses(Range="bytes=1-4") == 200
     if names:
-        assert ask({"task_id": "nobody's"}).status_code == 404
-        assert ask({"task_id": "torn"}).status_code == 409
-        assert ask({"task_id": "x" * 256}).status_code == 422
+        assert ask(names | {"task_id": "nobody's"}).status_code == 404
+        assert ask(names | {"task_id": "torn"}).status_code == 409
+        assert ask(names | {"task_id": "x" * 256}).status_code == 422
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
