@@ -22,7 +22,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "prediction": {"bundle", "scoring", "confinement", "audit", "factors"},
     "exporting": {"sessions", "factors", "bundle", "scoring", "recorders", "prediction", "audit"},
     "plugin": {"sessions", "factors", "audit", "recorders", "patching"},
-    "results": {"sessions", "factors", "bundle", "recorders", "exporting"},
+    "results": {"sessions", "factors", "bundle", "recorders", "exporting", "confinement"},
     "pages": {"results"},
     "api": {"results", "pages", "bundle"},
     "sync": {"results", "bundle"},

@@ -40,6 +40,7 @@ _STATUS: Mapping[str, int] = {
     "log-not-found": 404,
     "session-not-found": 404,
     "no-accepted-run": 404,
+    "loop-not-found": 404,
     "asset-not-found": 404,
     "path-not-found": 404,
     "method-not-allowed": 405,

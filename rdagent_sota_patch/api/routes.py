@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar
 
 import fastapi
@@ -17,6 +18,14 @@ from rdagent_sota_patch.api.sending import respond
 from rdagent_sota_patch.bundle.documents import ORDER_NAME, FactorOrder
 from rdagent_sota_patch.pages.rendering import CONTENT_SECURITY_POLICY, render_run, render_runs
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
+from rdagent_sota_patch.results.checkout_answers import (
+    AlignedFactors,
+    AlignmentPreview,
+    AlphaMeta,
+    CompleteAssets,
+)
+from rdagent_sota_patch.results.disk_use import WorkspaceList
+from rdagent_sota_patch.results.factor_metrics import FactorMetrics
 from rdagent_sota_patch.results.schemas import (
     Health,
     LoopList,
@@ -28,11 +37,16 @@ from rdagent_sota_patch.results.schemas import (
     TaskSummary,
 )
 from rdagent_sota_patch.results.service import Service
+from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS
+from rdagent_sota_patch.results.tasks import LATEST
 from rdagent_sota_patch.results.views import JSON
 
 _RUNS_ON_A_PAGE = 20
-_MOST_RUNS = 100
+_MOST_RUNS = 200
+_PATIENCE = 8.0
+"""Seconds that a list of the newest runs waits for logs to be read: who asks for it waits for ten."""
 _LARGEST_OFFSET = 1_000_000
+_MOST_LOOPS = 1_000_000
 
 TaskId = Annotated[
     str,
@@ -44,6 +58,30 @@ TaskId = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=_MOST_RUNS, description="How many runs.")]
 Offset = Annotated[int, Query(ge=0, le=_LARGEST_OFFSET, description="How many runs to pass over.")]
+Loop = Annotated[
+    int,
+    fastapi.Path(ge=-_MOST_LOOPS, le=_MOST_LOOPS, description="RD-Agent's loop index, as `/loops` has it."),
+]
+LimitOfLatest = Annotated[
+    int | None, Query(ge=1, le=_MOST_RUNS, description="How many runs; makes the answer a list.")
+]
+OffsetOfLatest = Annotated[
+    int | None,
+    Query(ge=0, le=_LARGEST_OFFSET, description="How many runs to pass over; makes the answer a list."),
+]
+Quick = Annotated[
+    bool,
+    Query(description="Measure for 3 seconds and 20,000 files at most; else for a minute and a million."),
+]
+RelPath = Annotated[
+    str,
+    Query(
+        min_length=1,
+        max_length=512,
+        description="`factor_entry.py`, or a key of `asset_bytes`; `workspaces/`, the SOTA's workspace and a slash may "
+        "stand in front.",
+    ),
+]
 Key = Annotated[
     str,
     Query(
@@ -96,6 +134,7 @@ def add_routes(app: FastAPI, service: Service, *, with_token: bool) -> None:
     _add_lists(app, service)
     _add_documents(app, service)
     _add_assets(app, service)
+    _add_answers_of_checkouts(app, service)
     _add_pages(app, service, with_token=with_token)
 
 
@@ -109,6 +148,18 @@ def _add_lists(app: FastAPI, service: Service) -> None:
     async def list_tasks(request: Request, limit: Limit = _RUNS_ON_A_PAGE, offset: Offset = 0) -> Response:
         """List the runs, newest first."""
         return _answer(await service.list_tasks(limit, offset), request)
+
+    @_get(app, "/tasks/latest", TaskManifest | TaskList, *_OF_A_RUN)
+    async def latest(
+        request: Request, limit: LimitOfLatest = None, offset: OffsetOfLatest = None
+    ) -> Response:
+        """Give the manifest of the newest run with accepted factors; with `limit` or `offset` the newest runs.
+
+        The list comes within ten seconds: a run whose log is still being read is listed with that as its problem.
+        """
+        if limit is None and offset is None:
+            return _show((await service.find(LATEST)).answer("manifest"), request)
+        return _answer(await service.list_tasks(limit or _RUNS_ON_A_PAGE, offset or 0, _PATIENCE), request)
 
 
 def _add_documents(app: FastAPI, service: Service) -> None:
@@ -132,10 +183,10 @@ def _add_documents(app: FastAPI, service: Service) -> None:
         """Say which snapshot speaks for the run."""
         return _show((await service.find(task_id)).answer("session_anchor"), request)
 
-    @_get(app, "/tasks/{task_id}/sota_factor_anchor", SotaFactorAnchor, *_OF_A_RUN)
+    @_get(app, "/tasks/{task_id}/sota_factor_anchor", SotaFactorAnchor, *_OF_A_RUN, 507)
     async def sota_factor_anchor(task_id: TaskId, request: Request) -> Response:
         """Locate the last accepted factor experiment and the keys of its assets."""
-        return _show((await service.find(task_id)).answer("anchor"), request)
+        return _show(await service.anchor(task_id), request)
 
     @_get(app, "/tasks/{task_id}/factor_order", FactorOrder, *_OF_A_RUN, 507)
     async def factor_order(task_id: TaskId, request: Request) -> Response:
@@ -159,6 +210,70 @@ def _add_assets(app: FastAPI, service: Service) -> None:
         """Give the run's bundle, as ``rdagent-sota export`` writes it, in a zip file."""
         asset = await service.find_bundle(task_id, stage, replay=replay)
         return respond(asset, request.headers, request.method)
+
+
+def _add_answers_of_checkouts(app: FastAPI, service: Service) -> None:
+    """What programs ask for that were written against the results server of an RD-Agent checkout."""
+
+    @_get(app, "/tasks/{task_id}/v2_alignment_preview", AlignmentPreview, *_OF_A_RUN)
+    async def v2_alignment_preview(task_id: TaskId, request: Request) -> Response:
+        """Say which features the SOTA's model has, in their true order, and whether that is proven."""
+        return _answer(await service.preview_alignment(task_id), request)
+
+    @_get(app, "/tasks/{task_id}/complete_assets", CompleteAssets, *_OF_A_RUN)
+    async def complete_assets(task_id: TaskId, request: Request) -> Response:
+        """Give the SOTA's factors with their code, where its weights are, and the model's input."""
+        return _answer(await service.list_complete_assets(task_id), request)
+
+    @_get(app, "/tasks/{task_id}/workspaces", WorkspaceList, *_OF_A_RUN)
+    async def workspaces(task_id: TaskId, request: Request, quick: Quick = True) -> Response:
+        """List the workspaces of the run's experiments with their sizes."""
+        return _answer(await service.list_workspaces(task_id, quick=quick), request)
+
+    @_get(app, "/tasks/{task_id}/assets", _ASSETS, *_OF_AN_ASSET)
+    async def assets(task_id: TaskId, relpath: RelPath, request: Request) -> Response:
+        """Give one asset by its relative path; as `asset_bytes` does by key."""
+        asset = await service.find_listed(task_id, relpath)
+        return respond(asset, request.headers, request.method)
+
+    @_get(app, "/tasks/{task_id}/factor.py", ("text/x-python",), *_OF_AN_ASSET)
+    async def factor_code(task_id: TaskId, request: Request) -> Response:
+        """Give the code of the SOTA's first factor that was implemented."""
+        return respond(
+            await service.find_asset(task_id, ENTRY, replay=False), request.headers, request.method
+        )
+
+    @_get(app, "/tasks/{task_id}/model.pkl", ("application/octet-stream",), *_OF_AN_ASSET)
+    async def weights(task_id: TaskId, request: Request) -> Response:
+        """Give the weights that were trained in the SOTA's back-test."""
+        asset = await service.find_asset(task_id, WEIGHT_KEYS[0], replay=False)
+        return respond(asset, request.headers, request.method)
+
+    @_get(app, "/api/extractors/sota_factors/v2/{task_id}/aligned", AlignedFactors, *_OF_A_RUN)
+    async def aligned(task_id: TaskId, request: Request) -> Response:
+        """Give every mined factor of the SOTA's model with its code and the metrics of its loop."""
+        return _answer(await service.align_factors(task_id), request)
+
+    @_get(app, "/api/extractors/sota_factors/v2/{task_id}/factor_metrics", FactorMetrics, *_OF_A_RUN, 507)
+    async def factor_metrics(task_id: TaskId, request: Request) -> Response:
+        """Give figures of each factor in the SOTA's factor table: IC, decay, turnover, returns by fifth, and more."""
+        return _show(await service.measure_factors(task_id), request)
+
+    @_get(
+        app,
+        "/api/extractors/sota_factors/v2/{task_id}/loops/{loop}/factor_metrics",
+        FactorMetrics,
+        *_OF_A_RUN,
+        507,
+    )
+    async def factor_metrics_of_loop(task_id: TaskId, loop: Loop, request: Request) -> Response:
+        """Give the same of the factor table of any loop."""
+        return _show(await service.measure_factors(task_id, loop), request)
+
+    @_get(app, "/alpha158/meta", AlphaMeta, 404, 409, 504)
+    async def alpha158_meta(request: Request) -> Response:
+        """Give the Alpha features of the newest run with accepted factors, with their expressions."""
+        return _answer(await service.describe_alpha(), request)
 
 
 def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
@@ -189,14 +304,17 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
 
 
 def _get(
-    app: FastAPI, path: str, answer: type[BaseModel] | tuple[str, ...], *statuses: int
+    app: FastAPI,
+    path: str,
+    answer: type[BaseModel] | UnionType | tuple[str, ...],
+    *statuses: int,
 ) -> Callable[[Endpoint], Endpoint]:
     """Register an endpoint for GET, and for HEAD, which the document need not repeat.
 
     Args:
         app: Where.
         path: Of the route.
-        answer: The document that it answers with, or the media types of files.
+        answer: The document that it answers with, which may be one of two, or the media types of files.
         statuses: Of the problems that it may answer with, beside those that any request may meet.
     """
     responses: dict[int | str, dict[str, Any]] = {
@@ -208,7 +326,7 @@ def _get(
         responses[200] = {"description": "The bytes.", "content": content}
         responses[206] = {"description": "The bytes of the range that was asked for.", "content": content}
     else:
-        responses[200] = {"description": "Well.", "model": answer}
+        responses[200] = {"description": "The document.", "model": answer}
     responses[304] = {"description": "`If-None-Match`: it is as the client has it."}
 
     def register(endpoint: Endpoint) -> Endpoint:

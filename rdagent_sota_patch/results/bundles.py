@@ -5,11 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import shutil
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +14,7 @@ from rdagent_sota_patch import __version__
 from rdagent_sota_patch.atomic import replace_atomically
 from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, Manifest
 from rdagent_sota_patch.bundle.opening import open_bundle
-from rdagent_sota_patch.errors import ApiError, SotaError
+from rdagent_sota_patch.errors import ApiError
 from rdagent_sota_patch.exporting.choice import choose_experiment, find_workspace_of
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.recorders.recorder import (
@@ -32,16 +27,17 @@ from rdagent_sota_patch.recorders.recorder import (
     parse_hint,
 )
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
-from rdagent_sota_patch.results.room import make_room, mark_used
+from rdagent_sota_patch.results.factor_metrics import FactorMetrics
+from rdagent_sota_patch.results.on_demand import OnDemand
+from rdagent_sota_patch.results.room import mark_used
 from rdagent_sota_patch.results.watching import stamp_files
 from rdagent_sota_patch.results.zipping import write_zip
 
 if TYPE_CHECKING:
-    from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, Stage
+    from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest, Stage
+    from rdagent_sota_patch.results.factor_metrics import Inputs
     from rdagent_sota_patch.results.views import RunView
 
-_FAILURE_GOOD_FOR = 10.0
-"""Seconds for which a failure is repeated without trying again: its cause may lie outside of what is looked at."""
 _BLOCK = 1 << 20
 _ARTIFACTS = (WEIGHTS, TASK, DATASET, PREDICTIONS, "config")
 """Of a recorder: what an export reads."""
@@ -78,58 +74,19 @@ class ServedBundle:
         return Asset(key, media_type, listed.size, listed.sha256, path=self.folder / key)
 
 
-class Bundles:
-    """Exports on demand, one at a time; whoever asks for the same one waits for it."""
+class Bundles(OnDemand["BundleRequest", ServedBundle]):
+    """Exports on demand; see `export_bundle` for what they raise beside ``export-took-too-long``."""
 
     def __init__(self, cache: Path, limit_bytes: int, exporter: Exporter) -> None:
-        """Use a folder of the server's own.
-
-        Args:
-            cache: Holds bundles and zips between runs of the server.
-            limit_bytes: Those not used for longest go when there is more.
-            exporter: Makes what is not there.
-        """
-        self._folder = cache
-        self._limit = limit_bytes
-        self._exporter = exporter
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="exporting")
+        """See `OnDemand`."""
+        super().__init__(cache, limit_bytes, exporter)
         self._keys: WeakKeyDictionary[RunView, dict[tuple[Stage, bool], str]] = WeakKeyDictionary()
-        self._ready: dict[str, ServedBundle] = {}
-        self._work: dict[str, asyncio.Future[ServedBundle]] = {}
         self._zips: dict[str, Asset] = {}
-        self._failed: dict[str, tuple[float, SotaError]] = {}
-
-    async def get(self, request: BundleRequest) -> ServedBundle:
-        """A bundle, exported unless it is there.
-
-        Raises:
-            SotaError: It cannot be exported; see `export_bundle`. ``export-took-too-long``.
-        """
-        key = await self._key(request)
-        if key in self._ready and self._ready[key].folder.is_dir():
-            mark_used(self._ready[key].folder)
-            return self._ready[key]
-        failed = self._failed.get(key)
-        if failed is not None and time.monotonic() - failed[0] < _FAILURE_GOOD_FOR:
-            raise failed[1].with_traceback(None)
-        work = self._work.get(key)
-        if work is None:
-            loop = asyncio.get_running_loop()
-            work = self._work[key] = loop.run_in_executor(self._worker, self._make, request, key)
-            work.add_done_callback(lambda done: self._settle(key, done))
-        # Shielded: who goes away does not end it for the others.
-        return await asyncio.shield(work)
 
     async def get_zip(self, request: BundleRequest) -> Asset:
         """A bundle as one zip file."""
         bundle = await self.get(request)
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._zip, request, bundle)
-
-    async def close(self) -> None:
-        """End the export that is under way, for which the server could otherwise not stop."""
-        self._exporter.stop()
-        self._worker.shutdown(wait=False, cancel_futures=True)
-        await asyncio.gather(*self._work.values(), return_exceptions=True)
 
     async def _key(self, request: BundleRequest) -> str:
         """The name of a bundle; a run's, as it is now, is found once."""
@@ -139,36 +96,12 @@ class Bundles:
             keys[name] = await asyncio.to_thread(_name_bundle, request, self._exporter.roots)
         return keys[name]
 
-    def _settle(self, key: str, done: asyncio.Future[ServedBundle]) -> None:
-        del self._work[key]
-        if done.cancelled():
-            return
-        error = done.exception()
-        if error is None:
-            self._ready = {name: each for name, each in self._ready.items() if each.folder.is_dir()}
-            self._ready[key] = done.result()
-        elif isinstance(error, SotaError):
-            self._failed = {
-                name: (at, each)
-                for name, (at, each) in self._failed.items()
-                if time.monotonic() - at < _FAILURE_GOOD_FOR
-            }
-            self._failed[key] = (time.monotonic(), error)
+    def _produce(self, request: BundleRequest, path: Path) -> None:
+        self._exporter.export(request, path)
 
-    def _make(self, request: BundleRequest, key: str) -> ServedBundle:
-        folder = self._folder / key
-        if folder.is_dir():
-            with suppress(SotaError):
-                # One that was damaged is made anew.
-                return _open(folder)
-            shutil.rmtree(folder)
-        make_room(self._folder, self._limit)
-        # What an export that is ended leaves goes with its folder.
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".export-") as work:
-            made = Path(work, "bundle")
-            self._exporter.export(request, made)
-            made.rename(folder)
-        return _open(folder)
+    def _open(self, path: Path) -> ServedBundle:
+        bundle = open_bundle(path)
+        return ServedBundle(path, bundle.manifest, (path / MANIFEST_NAME).read_bytes())
 
     def _zip(self, request: BundleRequest, bundle: ServedBundle) -> Asset:
         path = bundle.folder.with_suffix(".zip")
@@ -189,10 +122,32 @@ class Bundles:
         return asset
 
 
-def _open(folder: Path) -> ServedBundle:
-    bundle = open_bundle(folder)
-    mark_used(folder)
-    return ServedBundle(folder, bundle.manifest, (folder / MANIFEST_NAME).read_bytes())
+class Figures(OnDemand["FiguresRequest", Asset]):
+    """Figures of a loop's factors; see `measure_factors` for what they raise beside ``export-took-too-long``."""
+
+    async def find_made(self, request: FiguresRequest) -> Asset | None:
+        """Those that were made before by this server; None for others."""
+        return self.find_ready(await self._key(request))
+
+    async def _key(self, request: FiguresRequest) -> str:
+        return request.batch
+
+    def _produce(self, request: FiguresRequest, path: Path) -> None:
+        self._exporter.measure(request, path)
+
+    def _open(self, path: Path) -> Asset:
+        content = path.read_bytes()
+        FactorMetrics.model_validate_json(content)
+        return asset_of_bytes("factor_metrics", content, _MEDIA_TYPES[".json"])
+
+
+def name_figures(view: RunView, inputs: Inputs) -> str:
+    """A name for what figures are computed from: the loop, and table and returns by size and time."""
+    session, loop = view.session, inputs.experiment.loop
+    parts = (__version__, str(session.log), str(loop), *map(str, inputs.files))
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass"))
+    digest.update(stamp_files(inputs.files))
+    return digest.hexdigest()[:32]
 
 
 def _name_bundle(request: BundleRequest, roots: tuple[Path, ...]) -> str:

@@ -8,6 +8,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
 from rdagent_sota_patch.results.schemas import (
+    ANNUALIZED_RETURN,
+    MAX_DRAWDOWN,
     AssetItem,
     BasedFactorEntry,
     Best,
@@ -31,12 +33,12 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.results.sota import Sota
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Factor, Model, Session
 
-ANNUALIZED_RETURN = "1day.excess_return_with_cost.annualized_return"
-MAX_DRAWDOWN = "1day.excess_return_with_cost.max_drawdown"
 _METRICS = ("IC", "ICIR", "Rank IC", ANNUALIZED_RETURN, MAX_DRAWDOWN)
-"""Of all the more is the better; a drawdown is negative."""
+"""The larger the better, drawdown included, which is negative."""
 
 _KINDS: Mapping[str, RunKind] = {"FactorRDLoop": "factor", "ModelRDLoop": "model", "QuantRDLoop": "quant"}
+
+_NO_ENTRY = "The session does not hold the code of any factor of the experiment that was implemented."
 
 _LAST_MOMENT = 253402300799.0
 """The end of the year 9999."""
@@ -126,20 +128,22 @@ def describe_session(session: Session) -> SessionAnchor:
     )
 
 
-def describe_anchor(session: Session, sota: Sota | None) -> SotaFactorAnchor:
-    """``/tasks/{task_id}/sota_factor_anchor``: what can be given, and of the rest why not."""
+def describe_anchor(session: Session, sota: Sota | None, bundle_error: str | None = None) -> SotaFactorAnchor:
+    """``/tasks/{task_id}/sota_factor_anchor``: what can be given, and of the rest why not.
+
+    Args:
+        session: The run.
+        sota: Of it.
+        bundle_error: Why there is no bundle, and so no ``model_meta.json``, as far as that was tried.
+    """
     folder = _session_folder(session)
-    none = None if sota is not None else _why_none(session)
+    none = None if sota is not None else why_none(session)
     weights = sota.weights if sota is not None else None
     asset = weights.asset if weights is not None else None
     weights_error = weights.error if weights is not None else none
-    meta_error = sota.recorder_error if sota is not None else none
+    meta_error = (sota.recorder_error or bundle_error) if sota is not None else none
     entry = sota.own.entry if sota is not None else None
-    entry_error = none
-    if sota is not None and entry is None:
-        entry_error = (
-            "The session does not hold the code of any factor of the experiment that was implemented."
-        )
+    entry_error = _NO_ENTRY if sota is not None and entry is None else none
     folder_error = None if folder is not None else "The snapshot lies in no loop's folder."
     based = None if sota is None else tuple(_describe_based(sota))
     errors = [none, weights_error, meta_error, entry_error, folder_error]
@@ -205,6 +209,8 @@ def _describe_based(sota: Sota) -> list[BasedFactorEntry]:
             BasedFactorEntry(
                 based_index=number,
                 factors=tuple(factor.name for factor in keyed.experiment.factors),
+                resolved_factor_entry_key=keyed.entry,
+                resolved_factor_entry_key_error=None if keyed.entry is not None else _NO_ENTRY,
                 resolved_factor_entry_keys=keyed.keys,
                 resolved_factor_entry_keys_error=error,
             )
@@ -217,7 +223,8 @@ def _own_keys(sota: Sota) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for key in keys if key is not None))
 
 
-def _why_none(session: Session) -> str:
+def why_none(session: Session) -> str:
+    """Why a run has no SOTA of its own, in words."""
     if session.sota is not None and session.sota.inherited_from is not None:
         origin = session.sota.inherited_from["task_id"]
         return f"The run accepted no factor experiment of its own: its factors are those of {origin}."

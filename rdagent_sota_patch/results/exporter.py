@@ -1,4 +1,4 @@
-"""Exports in a process of their own: one that takes too long, or too much, is ended with all that it started."""
+"""Work in a process of its own: what takes too long, or too much, is ended with all that it started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ from rdagent_sota_patch.errors import ApiError, Problem
 from rdagent_sota_patch.results.schemas import ProblemItem
 
 if TYPE_CHECKING:
+    from rdagent_sota_patch.results.factor_metrics import Inputs
     from rdagent_sota_patch.results.views import RunView
 
 Stage = Literal["factor", "model"]
@@ -44,8 +45,23 @@ class BundleRequest:
     replay: bool
 
 
+@dataclass(frozen=True, slots=True)
+class FiguresRequest:
+    """Figures of the factors of one loop.
+
+    Attributes:
+        view: The run.
+        inputs: What they are computed from.
+        batch: Names that.
+    """
+
+    view: RunView
+    inputs: Inputs
+    batch: str
+
+
 class Exporter:
-    """Runs exports, one at a time, until it is stopped."""
+    """Runs exports and computations, one at a time, until it is stopped."""
 
     def __init__(self, roots: tuple[Path, ...], qlib_dir: Path | None) -> None:
         """Nothing runs yet.
@@ -68,6 +84,7 @@ class Exporter:
         """
         session = request.view.session
         order = {
+            "job": "bundle",
             "snapshot": str(session.snapshot.absolute()),
             "target": str(folder.absolute()),
             "stage": request.stage,
@@ -75,14 +92,35 @@ class Exporter:
             "roots": [str(root.absolute()) for root in self.roots],
             "qlib_dir": None if self._qlib_dir is None else str(self._qlib_dir.absolute()),
         }
+        self._run(order, f"bundle of {session.task_id}", "rdagent-sota export")
+
+    def measure(self, request: FiguresRequest, path: Path) -> None:
+        """Compute figures of factors into the file ``path``.
+
+        Raises:
+            ApiError: ``export-took-too-long``, ``export-failed``; what `measure_factors` objects to.
+        """
+        session, inputs = request.view.session, request.inputs
+        order = {
+            "job": "figures",
+            "snapshot": str(session.snapshot.absolute()),
+            "target": str(path.absolute()),
+            "loop": inputs.experiment.loop,
+            "table": str(inputs.table.absolute()),
+            "data": None if inputs.data is None else str(inputs.data.absolute()),
+            "batch": request.batch,
+        }
+        self._run(order, f"table of figures of {session.task_id}", "rdagent-sota inspect --metrics")
+
+    def _run(self, order: dict[str, Any], what: str, command: str) -> None:
         with self._start() as process:
             try:
                 said, told = process.communicate(json.dumps(order).encode(), timeout=_LONGEST_EXPORT)
             except subprocess.TimeoutExpired:
                 raise ApiError(
                     "export-took-too-long",
-                    f"The bundle of {session.task_id} was not exported within {_LONGEST_EXPORT:.0f} seconds.",
-                    "Run rdagent-sota export on the server to see what takes so long.",
+                    f"The {what} was not made within {_LONGEST_EXPORT:.0f} seconds.",
+                    f"Run {command} on the server to see what takes so long.",
                 ) from None
             finally:
                 self._end()
@@ -93,12 +131,12 @@ class Exporter:
             last = told.decode("utf-8", "replace").strip().splitlines()[-1:]
             raise ApiError(
                 "export-failed",
-                f"The export of {session.task_id} ended with {process.returncode}: {''.join(last)}",
-                "Run rdagent-sota export on the server to see why.",
+                f"Making the {what} ended with {process.returncode}: {''.join(last)}",
+                f"Run {command} on the server to see why.",
             )
 
     def stop(self) -> None:
-        """End the export that runs; no other is begun."""
+        """End what runs; nothing else is begun."""
         self._stopped = True
         self._end()
 

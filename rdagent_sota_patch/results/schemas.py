@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from rdagent_sota_patch.results.fields import (
     Formula,
@@ -20,6 +20,10 @@ from rdagent_sota_patch.results.fields import (
     Updated,
     Why,
 )
+
+ANNUALIZED_RETURN = "1day.excess_return_with_cost.annualized_return"
+MAX_DRAWDOWN = "1day.excess_return_with_cost.max_drawdown"
+INFORMATION_RATIO = "1day.excess_return_with_cost.information_ratio"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256, in hexadecimal.")]
 RunKind = Literal["factor", "model", "quant", "other"]
@@ -186,12 +190,73 @@ class LoopItem(Answer):
         Origin | None, Field(description="The run it was taken over from; null for the run's own.")
     ]
 
+    @computed_field(description="The same as `loop`.")  # type: ignore[prop-decorator]
+    @property
+    def loop_id(self) -> int:
+        """RD-Agent's loop index."""
+        return self.loop
+
+    @computed_field(description="The same as `decision`.")  # type: ignore[prop-decorator]
+    @property
+    def feedback(self) -> bool | None:
+        """What RD-Agent's feedback decided."""
+        return self.decision
+
+    @computed_field(description="Annualized excess return after costs, of `metrics`.")  # type: ignore[prop-decorator]
+    @property
+    def annualized_return(self) -> float | None:
+        """Of the back-test."""
+        return self.metrics.get(ANNUALIZED_RETURN)
+
+    @computed_field(description="Of the excess return after costs, of `metrics`; negative.")  # type: ignore[prop-decorator]
+    @property
+    def max_drawdown(self) -> float | None:
+        """Of the back-test."""
+        return self.metrics.get(MAX_DRAWDOWN)
+
+    @computed_field(description="Of the excess return after costs, of `metrics`.")  # type: ignore[prop-decorator]
+    @property
+    def information_ratio(self) -> float | None:
+        """Of the back-test."""
+        return self.metrics.get(INFORMATION_RATIO)
+
+    @computed_field(description="Names of the factors that were implemented, and so back-tested.")  # type: ignore[prop-decorator]
+    @property
+    def tested_factors(self) -> tuple[Text, ...]:
+        """Factors in the back-test."""
+        return tuple(factor.name for factor in self.factors if factor.implemented)
+
+    @computed_field(description="Names of all factors that were proposed.")  # type: ignore[prop-decorator]
+    @property
+    def all_factors(self) -> tuple[Text, ...]:
+        """Factors of the experiment."""
+        return tuple(factor.name for factor in self.factors)
+
+    @computed_field(description="Length of `tested_factors`.")  # type: ignore[prop-decorator]
+    @property
+    def tested_count(self) -> int:
+        """How many factors were back-tested."""
+        return len(self.tested_factors)
+
+    @computed_field(description="Length of `all_factors`.")  # type: ignore[prop-decorator]
+    @property
+    def total_count(self) -> int:
+        """How many factors were proposed."""
+        return len(self.all_factors)
+
 
 class LoopList(Answer):
     """A run's loops, oldest first."""
 
     task_id: TaskId
+    ok: Annotated[Literal[True], Field(description="Always true: what cannot be read is a problem.")] = True
     loops: Annotated[tuple[LoopItem, ...], Field(description="Its whole history.")]
+
+    @computed_field(description="How many loops.")  # type: ignore[prop-decorator]
+    @property
+    def count(self) -> int:
+        """Length of the history."""
+        return len(self.loops)
 
 
 class Best(Answer):
@@ -219,6 +284,7 @@ class SotaItem(Answer):
 class TaskSummary(Answer):
     """A run in short."""
 
+    ok: Annotated[Literal[True], Field(description="Always true: what cannot be read is a problem.")] = True
     task_id: TaskId
     updated_at_utc: Updated
     kind: Kind
@@ -259,6 +325,10 @@ class BasedFactorEntry(Answer):
 
     based_index: Annotated[int, Field(ge=0, description="The `i` of `based_factor_{i}/…`; 0 is the oldest.")]
     factors: Annotated[tuple[Text, ...], Field(description="Names of its factors.")]
+    resolved_factor_entry_key: Annotated[
+        Text | None, Field(description="Key of the code of its first factor that was implemented.")
+    ] = None
+    resolved_factor_entry_key_error: Why = None
     resolved_factor_entry_keys: Annotated[
         tuple[Text | None, ...],
         Field(

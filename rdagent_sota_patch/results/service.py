@@ -20,20 +20,42 @@ from rdagent_sota_patch.bundle.documents import (
     REPLAY_FOLDER,
     REPORT_NAME,
     TENSORS_NAME,
+    FactorOrder,
+    ModelMeta,
 )
 from rdagent_sota_patch.errors import ApiError, SotaError
-from rdagent_sota_patch.results.bundles import Bundles
-from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind
-from rdagent_sota_patch.results.exporter import BundleRequest, Exporter
+from rdagent_sota_patch.results.bundles import Bundles, Figures, name_figures
+from rdagent_sota_patch.results.checkout_answers import (
+    AlignedFactors,
+    AlignmentPreview,
+    AlphaMeta,
+    CompleteAssets,
+    Parts,
+    ProvenInput,
+    align_factors,
+    describe_alpha,
+    gather_parts,
+    list_complete_assets,
+    preview_alignment,
+)
+from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind, why_none
+from rdagent_sota_patch.results.disk_use import WorkspaceList, list_workspaces
+from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest
+from rdagent_sota_patch.results.factor_metrics import find_inputs
 from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
-from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Spool
+from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
 from rdagent_sota_patch.results.watching import last_written
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.assets import Asset
+    from rdagent_sota_patch.results.bundles import ServedBundle
     from rdagent_sota_patch.results.exporter import Stage
+
+
+_FIGURES_BYTES = 1 << 30
+"""Kilobytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +68,8 @@ class Folders:
         cache_bytes: How much of bundles it may hold, and how much of weights.
         roots: The folders of ``SOTA_WORKSPACE_ROOT``.
         qlib_dir: Qlib's data for the evidence of bundles; where the training had it, by default.
+        data: Market data (a ``daily_pv.h5``, or its folder) for figures of single factors; the back-tests' labels,
+            by default.
     """
 
     log_root: Path
@@ -53,6 +77,7 @@ class Folders:
     cache_bytes: int = 20 << 30
     roots: tuple[Path, ...] = ()
     qlib_dir: Path | None = None
+    data: Path | None = None
 
 
 class Service:
@@ -66,9 +91,9 @@ class Service:
             SotaError: ``cannot-write``.
         """
         self._tasks = TaskFolder(folders.log_root)
-        weights, bundles = folders.cache / "weights", folders.cache / "bundles"
+        weights, bundles, figures = (folders.cache / name for name in ("weights", "bundles", "figures"))
         try:
-            for folder in (weights, bundles):
+            for folder in (weights, bundles, figures):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise SotaError(
@@ -79,16 +104,40 @@ class Service:
         self._views = Views(folders.roots, Spool(weights, folders.cache_bytes))
         exporter = Exporter(folders.roots, folders.qlib_dir)
         self._bundles = Bundles(bundles, folders.cache_bytes, exporter)
+        # With an exporter of its own: neither kind waits for the other.
+        self._figures = Figures(figures, _FIGURES_BYTES, Exporter(folders.roots, None))
+        self._data = folders.data
+        self._listing: set[asyncio.Future[TaskItem]] = set()
+        self._roots = folders.roots
 
     async def close(self) -> None:
         """End what is under way, such as an export; nothing can be asked afterwards."""
+        for work in tuple(self._listing):
+            work.cancel()
         self._views.close()
         await self._bundles.close()
+        await self._figures.close()
 
-    async def list_tasks(self, limit: int, offset: int) -> TaskList:
-        """Some of the runs, newest first; one that cannot be read is listed with the reason."""
+    async def list_tasks(self, limit: int, offset: int, patience: float | None = None) -> TaskList:
+        """Some of the runs, newest first; one that cannot be read is listed with the reason.
+
+        Args:
+            limit: How many.
+            offset: How many to pass over.
+            patience: Seconds; a run that is not read by then is listed as such, and read all the same.
+        """
         tasks = await asyncio.to_thread(self._tasks.list)
-        items = await asyncio.gather(*map(self._describe, tasks[offset : offset + limit]))
+        chosen = tasks[offset : offset + limit]
+        work = [asyncio.ensure_future(self._describe(task)) for task in chosen]
+        if work:
+            self._listing.update(work)
+            for each in work:
+                each.add_done_callback(self._listing.discard)
+            await asyncio.wait(work, timeout=patience)
+        items = [
+            done.result() if done.done() else await _describe_unreadable(task, _not_yet(task))
+            for task, done in zip(chosen, work, strict=True)
+        ]
         return TaskList(tasks=tuple(items), total=len(tasks), limit=limit, offset=offset)
 
     async def find(self, task_id: str) -> RunView:
@@ -129,6 +178,97 @@ class Service:
             )
         return asset
 
+    async def find_listed(self, task_id: str, relpath: str) -> Asset:
+        """An asset by the path that it has in a workspace or in a bundle: looked up, never opened as a path.
+
+        Args:
+            task_id: The run.
+            relpath: ``factor_entry.py`` and ``factor.py`` are the SOTA's code; ``workspaces/<name>/`` before it is
+                left out where that is the SOTA's workspace. Else a key of `find_asset`.
+
+        Raises:
+            ApiError: ``asset-not-found``, ``asset-not-available``.
+            SotaError: The bundle cannot be exported.
+        """
+        view = await self.find(task_id)
+        key = relpath.replace("\\", "/").lstrip("/")
+        place = None if view.sota is None else view.sota.own.experiment.workspace
+        if place is not None:
+            key = key.removeprefix(f"workspaces/{place.name}/")
+        return await self.find_asset(task_id, ENTRY if key == "factor_entry.py" else key, replay=False)
+
+    async def anchor(self, task_id: str) -> Asset:
+        """``/tasks/{task_id}/sota_factor_anchor``; it names ``model_meta.json`` where that can be had.
+
+        Raises:
+            SotaError: See `find`.
+        """
+        view = await self.find(task_id)
+        found = await self._find_model(view)
+        return view.anchor_after(found if isinstance(found, str) else None)
+
+    async def preview_alignment(self, task_id: str) -> AlignmentPreview:
+        """``/tasks/{task_id}/v2_alignment_preview``; see `find` for what it raises."""
+        return preview_alignment(await self._gather(await self.find(task_id)))
+
+    async def list_complete_assets(self, task_id: str) -> CompleteAssets:
+        """``/tasks/{task_id}/complete_assets``; see `find` for what it raises."""
+        return list_complete_assets(await self._gather(await self.find(task_id)))
+
+    async def align_factors(self, task_id: str) -> AlignedFactors:
+        """``…/v2/{task_id}/aligned``; see `find` for what it raises."""
+        return align_factors(await self._gather(await self.find(task_id)))
+
+    async def describe_alpha(self) -> AlphaMeta:
+        """``/alpha158/meta``; see `find` for what it raises."""
+        return describe_alpha(await self._gather(await self._find_latest()))
+
+    async def measure_factors(self, task_id: str, loop: int | None = None) -> Asset:
+        """Figures of the factors of a loop, of the SOTA's without one, as `FactorMetrics` in JSON.
+
+        Raises:
+            ApiError: ``loop-not-found``.
+            SotaError: There is no factor table, or no returns; see `measure_factors`.
+        """
+        view = await self.find(task_id)
+        return await self._figures.get(await self._request_figures(view, loop))
+
+    async def find_figures(self, view: RunView) -> Asset | None:
+        """Those of the SOTA's factors, where they were computed already."""
+        try:
+            return await self._figures.find_made(await self._request_figures(view, None))
+        except SotaError:
+            return None
+
+    async def _request_figures(self, view: RunView, loop: int | None) -> FiguresRequest:
+        def find() -> FiguresRequest:
+            inputs = find_inputs(view.session, loop, self._roots, self._data)
+            return FiguresRequest(view, inputs, name_figures(view, inputs))
+
+        return await asyncio.to_thread(find)
+
+    async def list_workspaces(self, task_id: str, *, quick: bool) -> WorkspaceList:
+        """``/tasks/{task_id}/workspaces``; see `find` for what it raises."""
+        view = await self.find(task_id)
+        return await asyncio.to_thread(list_workspaces, view.session, self._roots, quick=quick)
+
+    async def _gather(self, view: RunView) -> Parts:
+        found = await self._find_model(view)
+        if isinstance(found, str):
+            proven = ProvenInput(None, None, found)
+        else:
+            proven = await asyncio.to_thread(_read_proven, found)
+        return await asyncio.to_thread(gather_parts, view, proven, self._roots)
+
+    async def _find_model(self, view: RunView) -> ServedBundle | str:
+        """The bundle of the factors' model; in words, why there is none."""
+        if view.sota is None:
+            return why_none(view.session)
+        try:
+            return await self._bundles.get(BundleRequest(view, "factor", False))
+        except SotaError as error:
+            return in_words(error)
+
     async def find_bundle(self, task_id: str, stage: Stage | None, *, replay: bool) -> Asset:
         """A run's bundle as a zip file; see `export_bundle`.
 
@@ -165,15 +305,7 @@ class Service:
                 raise _reserved(task)
             view = await self._views.get(task)
         except SotaError as error:
-            first = error.problems[0]
-            return TaskItem(
-                task_id=task.task_id,
-                updated_at_utc=describe_time(await asyncio.to_thread(last_written, task.log)),
-                kind=None,
-                loops=0,
-                has_sota=False,
-                problem=ProblemItem(slug=first.slug, message=first.message, hint=first.hint),
-            )
+            return await _describe_unreadable(task, error)
         return TaskItem(
             task_id=task.task_id,
             updated_at_utc=describe_time(view.updated),
@@ -182,6 +314,31 @@ class Service:
             has_sota=view.sota is not None,
             problem=None,
         )
+
+
+async def _describe_unreadable(task: Task, error: SotaError) -> TaskItem:
+    first = error.problems[0]
+    return TaskItem(
+        task_id=task.task_id,
+        updated_at_utc=describe_time(await asyncio.to_thread(last_written, task.log)),
+        kind=None,
+        loops=0,
+        has_sota=False,
+        problem=ProblemItem(slug=first.slug, message=first.message, hint=first.hint),
+    )
+
+
+def _read_proven(bundle: ServedBundle) -> ProvenInput:
+    order, meta = ((bundle.folder / name).read_bytes() for name in (ORDER_NAME, META_NAME))
+    return ProvenInput(FactorOrder.model_validate_json(order), ModelMeta.model_validate_json(meta), None)
+
+
+def _not_yet(task: Task) -> ApiError:
+    return ApiError(
+        "reading-took-too-long",
+        f"The log of {task.task_id} has not been read yet.",
+        "Ask again: it is being read.",
+    )
 
 
 def _reserved(task: Task) -> ApiError:

@@ -220,7 +220,7 @@ def _find_recorder(choice: Choice, roots: Sequence[Path]) -> tuple[Recorder | No
         record = choice.experiment.artifacts
         return find_recorder(workspace, None if record is None else parse_hint(record)), None
     except BundleError as error:
-        return None, _in_words(error)
+        return None, in_words(error)
 
 
 def _find_weights(
@@ -235,13 +235,13 @@ def _find_weights(
         if embedded is not None:
             return Weights(_spool(sota, embedded, spool), None)
     except SotaError as error:
-        return Weights(None, _in_words(error))
+        return Weights(None, in_words(error))
     if recorder is None:
         return Weights(None, recorder_error)
     try:
         return Weights(asset_of_file(WEIGHT_KEYS[0], recorder.weights, _BYTES), None)
     except OSError as error:
-        return Weights(None, _in_words(unreadable(recorder.weights, error.strerror or str(error))))
+        return Weights(None, in_words(unreadable(recorder.weights, error.strerror or str(error))))
 
 
 def _spool(sota: ExperimentRecord, content: bytes, spool: Spool) -> Asset:
@@ -256,5 +256,6 @@ def _spool(sota: ExperimentRecord, content: bytes, spool: Spool) -> Asset:
     return Asset(WEIGHT_KEYS[0], _BYTES, len(content), sha256, path=spool.keep(sha256, content))
 
 
-def _in_words(error: SotaError) -> str:
+def in_words(error: SotaError) -> str:
+    """All that is wrong, in one line, with the slugs that docs/messages.md explains."""
     return "; ".join(f"{problem.message} [{problem.slug}]" for problem in error.problems)

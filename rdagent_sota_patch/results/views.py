@@ -40,7 +40,7 @@ _REST = 5
 """After looking and reading, for how many times as long a run counts as unchanged, however large its log is."""
 _READERS = 2
 """Logs read at a time: each may take a gigabyte."""
-_KEPT = 128
+_KEPT = 256
 """Runs kept in memory."""
 _LONGEST_READ = 300.0
 """Seconds that a request waits for a log to be read."""
@@ -82,8 +82,20 @@ class RunView:
 
     @cached_property
     def anchor(self) -> SotaFactorAnchor:
-        """``/tasks/{task_id}/sota_factor_anchor``."""
+        """``/tasks/{task_id}/sota_factor_anchor``, as far as it is known without a bundle."""
         return describing.describe_anchor(self.session, self.sota)
+
+    def anchor_after(self, bundle_error: str | None) -> Asset:
+        """The same as JSON, once it is known whether there is a bundle.
+
+        Args:
+            bundle_error: Why there is none.
+        """
+        name = f"anchor {bundle_error}"
+        if name not in self._answers:
+            document = describing.describe_anchor(self.session, self.sota, bundle_error)
+            self._answers[name] = asset_of_bytes("anchor", document.model_dump_json().encode(), JSON)
+        return self._answers[name]
 
     @property
     def codes(self) -> dict[str, str]:

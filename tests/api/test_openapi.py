@@ -34,6 +34,17 @@ OPERATIONS = {
     "/tasks/{task_id}/factor_order",
     "/tasks/{task_id}/asset_bytes",
     "/tasks/{task_id}/bundle",
+    "/tasks/latest",
+    "/tasks/{task_id}/v2_alignment_preview",
+    "/tasks/{task_id}/complete_assets",
+    "/tasks/{task_id}/workspaces",
+    "/tasks/{task_id}/assets",
+    "/tasks/{task_id}/factor.py",
+    "/tasks/{task_id}/model.pkl",
+    "/api/extractors/sota_factors/v2/{task_id}/aligned",
+    "/api/extractors/sota_factors/v2/{task_id}/factor_metrics",
+    "/api/extractors/sota_factors/v2/{task_id}/loops/{loop}/factor_metrics",
+    "/alpha158/meta",
 }
 IDS = [
     "accepted",
@@ -49,7 +60,7 @@ IDS = [
 ]
 KEYS = [
     "model.pkl", "params.pkl", "factor.py", "GapA.py", "based_factor_0/factor.py", "manifest.json",
-    "model_meta.json", "model.txt", "replay/predictions.parquet", "../../canary.txt",
+    "model_meta.json", "model.txt", "replay/predictions.parquet", "../../canary.txt", "factor_entry.py",
 ]  # fmt: skip
 RANGES = ["bytes=0-9", "bytes=5-", "bytes=-4", "bytes=999999999-", "bytes=0-1,3-4"]
 SEEN_BY_ALL = {200, 304, 412}
@@ -110,6 +121,7 @@ def test_requests_of_all_kinds(served: Served) -> None:
             "parameters": {
                 "path.task_id": {"dictionary": "ids", "probability": 0.8},
                 "query.key": {"dictionary": "keys", "probability": 0.8},
+                "query.relpath": {"dictionary": "keys", "probability": 0.8},
                 "header.Range": {"dictionary": "ranges", "probability": 0.6},
                 "header.If-Match": {"dictionary": "tags", "probability": 0.8},
             },
@@ -148,10 +160,13 @@ def test_requests_of_all_kinds(served: Served) -> None:
 def test_every_operation_is_reached(served: Served, path: str) -> None:
     """With a run and keys that are there, and by conditions, each gives the answers that it is documented to give."""
     operation = load(served)[path]["GET"]
-    names = {"task_id": "accepted"} if "{task_id}" in path else {}
+    names: dict[str, Any] = {"task_id": "accepted"} if "{task_id}" in path else {}
+    if "{loop}" in path:
+        names["loop"] = 2
     query = {"key": "model.pkl"} if path.endswith("asset_bytes") else {}
+    query = {"relpath": "model.pkl"} if path.endswith("assets") and "complete" not in path else query
 
-    def ask(names: dict[str, str] = names, query: dict[str, Any] = query, **headers: str) -> Any:
+    def ask(names: dict[str, Any] = names, query: dict[str, Any] = query, **headers: str) -> Any:
         case = operation.Case(path_parameters=names, query=query, headers=headers)
         answer = case.call()
         case.validate_response(answer)
@@ -166,16 +181,16 @@ def test_every_operation_is_reached(served: Served, path: str) -> None:
     assert statuses(If_None_Match=tag) == statuses(If_None_Match="*") == 304
     assert statuses(If_Match=tag) == statuses(If_Match="*") == 200
     assert statuses(If_Match='"another"') == 412
-    if path.endswith(("asset_bytes", "bundle")):
+    if path.endswith(("asset_bytes", "bundle", "}/assets", ".py", ".pkl")):
         assert statuses(Range="bytes=1-4") == statuses(Range="bytes=1-4", If_Range=tag) == 206
         assert statuses(Range="bytes=1-4", If_Range='"another"') == 200
         assert statuses(Range=f"bytes={len(whole.content)}-") == 416
     else:
         assert statuses(Range="bytes=1-4") == 200
     if names:
-        assert ask({"task_id": "nobody's"}).status_code == 404
-        assert ask({"task_id": "torn"}).status_code == 409
-        assert ask({"task_id": "x" * 256}).status_code == 422
+        assert ask(names | {"task_id": "nobody's"}).status_code == 404
+        assert ask(names | {"task_id": "torn"}).status_code == 409
+        assert ask(names | {"task_id": "x" * 256}).status_code == 422
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -144,11 +144,21 @@ def write_recorder(
         "status: 3\n"
     )
     predictions.to_pickle(artifacts / "pred.pkl")
+    make_label(frame).to_pickle(artifacts / "label.pkl")
     (artifacts / "params.pkl").write_bytes(forge(_boosted(booster.model_to_string())))
     (artifacts / "dataset").write_bytes(forge(_dataset(mean, std, alpha or {})))
     (artifacts / "task").write_bytes(forge(_task()))
     (artifacts / "config").write_bytes(forge({"qlib_init": {"provider_uri": "~/.qlib/qlib_data/cn_data"}}))
     return predictions
+
+
+def make_label(table: pd.DataFrame) -> pd.DataFrame:
+    """The back-test's label: returns of which ``ZMom`` knows half; none on the last two days."""
+    known = table["feature"]["ZMom"] if "ZMom" in table["feature"] else table["feature"].iloc[:, 0]
+    noise = np.random.default_rng(11).normal(size=len(table))
+    label = ((known + noise) / 100).rename("LABEL0").to_frame()
+    label[label.index.get_level_values(0) > DAYS[-3]] = np.nan
+    return label
 
 
 def _boosted(text: str) -> Made:
