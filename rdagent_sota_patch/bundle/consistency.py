@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, SIGNATURE_NAME
@@ -9,7 +10,13 @@ from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rdagent_sota_patch.bundle.documents import FactorOrder, Manifest, ModelMeta, ShippedFactors
+    from rdagent_sota_patch.bundle.documents import (
+        FactorOrder,
+        Manifest,
+        ModelMeta,
+        ShippedFactor,
+        ShippedFactors,
+    )
 
 
 def find_contradictions(
@@ -24,10 +31,18 @@ def find_contradictions(
     for factor in factors.factors:
         if (factor.code_relpath is None) == (factor.missing_reason is None):
             yield f"sota_factors.json must give either code or the reason why it is missing for {factor.name!r}"
+        elif factor.code is not None and not _is_code(factor, manifest):
+            yield f"the code of {factor.name!r} in sota_factors.json is not that of {factor.code_relpath}"
     if meta is not None:
         yield from _check_meta(manifest, meta)
     if meta is not None and order is not None:
         yield from _check_features(order, meta, factors)
+
+
+def _is_code(factor: ShippedFactor, manifest: Manifest) -> bool:
+    file = manifest.files.get(factor.code_relpath or "")
+    own = hashlib.sha256((factor.code or "").encode("utf-8", "surrogatepass")).hexdigest()
+    return file is not None and file.sha256 == own
 
 
 def _unlisted(manifest: Manifest, where: str, paths: Iterable[str | None]) -> Iterator[str]:

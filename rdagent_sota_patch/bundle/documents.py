@@ -18,6 +18,8 @@ MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.json.hmac"
 COMPANION_NAME = "aistock_manifest.json"
 """What ``rdagent-sota sync`` writes beside a bundle's files (``sync/companion.py``); no manifest lists it."""
+SERVED_FOLDER = "served"
+"""In a sync's folder in the notes' layout: the documents that this layout changes, as the server sent them."""
 ORDER_NAME = "factor_order.json"
 FACTORS_NAME = "sota_factors.json"
 META_NAME = "model_meta.json"
@@ -32,6 +34,9 @@ REPLAY_FOLDER = "replay"
 PREDICTIONS_NAME = "replay/predictions.parquet"
 SLICE_NAME = "replay/input.parquet"
 REPLAY_NAME = "replay/replay.json"
+
+NOTES_META_FIELDS = ("dataset_conf", "feature_schema")
+"""Of ``model_meta.json``, in the notes' layout alone."""
 
 NOT_AUDITED: Literal["not audited"] = "not audited"
 
@@ -202,14 +207,28 @@ class ShippedFactor(Document):
     in_table: bool
     code_relpath: str | None
     missing_reason: str | None
+    code: Annotated[str | None, Field(exclude=True)] = None
+    """In the notes' layout: what is in that file."""
 
 
 class ShippedFactors(Document):
-    """``sota_factors.json``: every factor of every accepted experiment, oldest first."""
+    """``sota_factors.json``: every factor of every accepted experiment, oldest first.
+
+    In the notes' layout (`notes_layout`) it is the list alone; what it is of, the manifest says.
+    """
 
     schema_version: Literal[1]
     task_id: str
     factors: tuple[ShippedFactor, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_list(cls, value: Any) -> Any:
+        return (
+            {"schema_version": SCHEMA_VERSION, "task_id": "", "factors": value}
+            if isinstance(value, list)
+            else value
+        )
 
 
 class AlphaFeature(Document):
@@ -283,6 +302,14 @@ class ModelMeta(Document):
     processors: tuple[Processor, ...]
     weights: Weights
     feature_importance: tuple[Importance, ...] | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_notes(cls, value: Any) -> Any:
+        """The notes' layout adds two fields, for its own readers."""
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in value.items() if name not in NOTES_META_FIELDS}
 
 
 class ReplayNotes(Document):

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,14 @@ from rdagent_sota_patch.bundle.documents import ShippedFile
 from rdagent_sota_patch.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from io import FileIO
     from pathlib import Path
 
     from pydantic import BaseModel
 
+_LONGEST_NAME = 80
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 _PIECE = 64 << 20
 _BLOCK = 1 << 20
 
@@ -32,9 +35,10 @@ class BundleWriter:
         files: What was written, by relative POSIX path.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, ShippedFile] | None = None) -> None:
+        """Write into ``folder``, where ``files`` are already."""
         self.folder = folder
-        self.files: dict[str, ShippedFile] = {}
+        self.files: dict[str, ShippedFile] = dict(files or {})
 
     def add_bytes(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -95,11 +99,25 @@ class BundleWriter:
                 size += len(piece)
         self.files[name] = ShippedFile(size=size, sha256=digest.hexdigest())
 
+    def withdraw(self, name: str) -> None:
+        """Take back a file that was written, so that another takes its name."""
+        # Not overwritten: in a sync it is one file with what waits beside the target.
+        (self.folder / name).unlink()
+        del self.files[name]
+
     def _open(self, name: str) -> Path:
         assert name not in self.files, f"{name} is written twice"
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def name_code_file(number: int, factor: str) -> str:
+    """What the file of a factor's code is called: whatever the factor is, short and of letters that any disk takes.
+
+    Two factors' files differ by their numbers, also where their names are the same, or are in another case.
+    """
+    return f"factor_{number}_{_UNSAFE.sub('_', factor)[:_LONGEST_NAME]}.py"
 
 
 def to_json(document: BaseModel) -> bytes:

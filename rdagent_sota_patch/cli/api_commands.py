@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rdagent_sota_patch.cli.bundle_commands import LayoutChoice, LayoutOption
 from rdagent_sota_patch.cli.output import JsonOption, reports_errors
 
 TokenOption = Annotated[
@@ -85,6 +86,7 @@ def sync(
     target: Annotated[
         Path, typer.Option("--out", help="The folder to make; an earlier sync there is brought up to date.")
     ],
+    layout: LayoutOption = LayoutChoice.BUNDLE,
     token_file: TokenOption = None,
     with_replay: Annotated[
         bool, typer.Option("--with-replay", help="Fetch the evidence, too, which is back-test data.")
@@ -98,4 +100,4 @@ def sync(
     from rdagent_sota_patch.cli.sync import SyncRequest, run_sync
     from rdagent_sota_patch.sync.syncing import SyncOptions
 
-    run_sync(SyncRequest(api, token_file, SyncOptions(task, target, with_replay)), as_json)
+    run_sync(SyncRequest(api, token_file, SyncOptions(task, target, layout.value, with_replay)), as_json)

@@ -59,6 +59,22 @@ def find_market_data() -> Path | None:
     return path if path.is_file() else None
 
 
+class LayoutChoice(str, Enum):
+    """How a bundle's folder is laid out."""
+
+    BUNDLE = "bundle"
+    NOTES = "notes"
+
+
+LayoutOption = Annotated[
+    LayoutChoice,
+    typer.Option(
+        "--layout",
+        help="With 'notes', the folder also holds what readers of RD-Agent forks' exports look for.",
+    ),
+]
+
+
 class StageChoice(str, Enum):
     """Which model of a log."""
 
@@ -81,6 +97,7 @@ def export(
             "experiment; by the kind of log if not given.",
         ),
     ] = None,
+    layout: LayoutOption = LayoutChoice.BUNDLE,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an old bundle, once the new one is whole.")
     ] = False,
@@ -110,6 +127,7 @@ def export(
 
     options = ExportOptions(
         stage=None if stage is None else stage.value,
+        layout=layout.value,
         force=force,
         replay=replay,
         factors_only=factors_only,

@@ -61,7 +61,7 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
 
             tell_of_open_ways()
 
-            codes = factor_codes(session, options.stage, options.roots)
+            codes = factor_codes(session, options.chosen_stage, options.roots)
             audit = audit_factors(
                 codes,
                 files.data,

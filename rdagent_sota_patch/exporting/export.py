@@ -25,6 +25,7 @@ from rdagent_sota_patch.bundle.documents import (
 )
 from rdagent_sota_patch.bundle.folder import make_folder, require_free
 from rdagent_sota_patch.bundle.manifest import describe_versions, utc_now, write_manifest
+from rdagent_sota_patch.bundle.notes_layout import ENTRY_NAME, Layout, NotesContent, lay_out_notes
 from rdagent_sota_patch.bundle.opening import Bundle
 from rdagent_sota_patch.bundle.signing import sign_manifest
 from rdagent_sota_patch.bundle.writing import BundleWriter
@@ -62,6 +63,7 @@ class ExportOptions:
 
     Attributes:
         stage: See `choose_experiment`.
+        layout: Whether what the notes' readers look for is written as well; see `lay_out_notes`.
         force: Replace an old bundle.
         replay: Ship the evidence, and replay it.
         factors_only: Ship no model.
@@ -73,6 +75,7 @@ class ExportOptions:
     """
 
     stage: Stage | None = None
+    layout: Layout = "bundle"
     force: bool = False
     replay: bool = True
     factors_only: bool = False
@@ -81,6 +84,24 @@ class ExportOptions:
     roots: tuple[Path, ...] = ()
     audit: Audit | None = None
     key: bytes | None = None
+
+    @property
+    def chosen_stage(self) -> Stage | None:
+        """The stage to choose: the notes' layout has one alone.
+
+        Raises:
+            BundleError: ``notes-of-a-model``.
+        """
+        if self.layout == "bundle":
+            return self.stage
+        if self.stage == "model":
+            raise BundleError(
+                "notes-of-a-model",
+                "The notes' layout is for the model of a factor experiment's back-test, and --stage model asks for a "
+                "model experiment's.",
+                "Leave out --layout notes, or --stage model.",
+            )
+        return "factor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +131,11 @@ def export_bundle(session: Session, target: Path, options: ExportOptions, report
         report: Told what is being done.
 
     Raises:
-        BundleError: ``target-exists``, ``weights-missing``, ``replay-differs`` and many more.
+        BundleError: ``target-exists``, ``weights-missing``, ``replay-differs``, ``notes-of-a-model`` and many more.
         SotaError: ``cannot-write``, or the factor table or the log cannot be used.
     """
     require_free(target, force=options.force)
-    choice = choose_experiment(session, options.stage)
+    choice = choose_experiment(session, options.chosen_stage)
     with make_folder(target, force=options.force) as folder:
         export = _Export(choice, target, options, report, BundleWriter(folder))
         return export.write_factors_alone() if options.factors_only else export.write_model()
@@ -144,6 +165,7 @@ class _Export:
                 f"{self.choice.session.log} has no mined factor to export.",
                 "Leave out --factors-only to export the model.",
             )
+        self._lay_out(factors, None, None)
         manifest = self._finish(factors, trained=None)
         return Exported(self.target, manifest, factors, None, None, None)
 
@@ -164,6 +186,7 @@ class _Export:
             write_replay(
                 self.writer, evidence or take_evidence(trained, meta, self.options.qlib_dir), trained
             )
+        self._lay_out(factors, order, meta)
         manifest = self._finish(factors, trained)
         replayed = self._replay() if self.options.replay else None
         return Exported(self.target, manifest, factors, order, meta, replayed)
@@ -216,6 +239,17 @@ class _Export:
         if code is not None:
             self.writer.add_text(CODE_NAME, code)
 
+    def _lay_out(self, factors: ShippedFactors, order: FactorOrder | None, meta: ModelMeta | None) -> None:
+        if self.options.layout != "notes":
+            return
+        session, experiment = self.choice.session, self.choice.experiment
+        index = next(number for number, one in enumerate(session.experiments) if one is experiment)
+        entry = _factor_entry(factors)
+        content = NotesContent(
+            session.task_id, experiment.loop, index, entry, utc_now(), factors.factors, order, meta
+        )
+        lay_out_notes(self.writer, content)
+
     def _finish(self, factors: ShippedFactors, trained: TrainedModel | None) -> Manifest:
         self.writer.add_json(
             REPORT_NAME, describe_export(self.choice, self.target, factors, trained, set(self.writer.files))
@@ -248,7 +282,7 @@ class _Export:
             },
             versions=describe_versions(),
             primary_assets=PrimaryAssets(
-                factor_entry_relpath=_factor_entry(factors),
+                factor_entry_relpath=_listed(ENTRY_NAME, files) or _factor_entry(factors),
                 model_weight_relpath=_listed(WEIGHTS_NAME, files),
                 config_relpath=_listed(CONFIG_NAME, files),
                 model_meta_relpath=_listed(META_NAME, files),

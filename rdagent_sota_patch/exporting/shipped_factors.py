@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.bundle.documents import FACTOR_FOLDER, FACTORS_NAME, ShippedFactor, ShippedFactors
+from rdagent_sota_patch.bundle.writing import name_code_file
 from rdagent_sota_patch.errors import BundleError, Problem
 from rdagent_sota_patch.factors.provenance import FactorOrigin
 from rdagent_sota_patch.factors.sources import Source
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.exporting.choice import Choice
 
 _UNKNOWN_LOOP = -1
-_LONGEST_NAME = 80
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +99,7 @@ def write_factors(writer: BundleWriter, task_id: str, factors: Sequence[Accepted
     for number, factor in enumerate(factors, start=1):
         relpath = None
         if factor.code is not None:
-            name = _UNSAFE.sub("_", factor.name)[:_LONGEST_NAME]
-            relpath = f"{FACTOR_FOLDER}/factor_{number}_{name}.py"
+            relpath = f"{FACTOR_FOLDER}/{name_code_file(number, factor.name)}"
             writer.add_text(relpath, factor.code)
         shipped.append(
             ShippedFactor(

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, SIGNATURE_NAME
 from rdagent_sota_patch.bundle.folder import make_folder
+from rdagent_sota_patch.bundle.manifest import write_manifest
+from rdagent_sota_patch.bundle.notes_layout import ENTRY_NAME, NotesContent, lay_out_notes
 from rdagent_sota_patch.bundle.opening import Bundle, open_bundle
-from rdagent_sota_patch.bundle.writing import to_json
+from rdagent_sota_patch.bundle.writing import BundleWriter, to_json
 from rdagent_sota_patch.errors import ApiError, BundleError, Problem
 from rdagent_sota_patch.sync.companion import SyncManifest, describe_sync, has_evidence
+from rdagent_sota_patch.sync.local import REPLACED, served_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from rdagent_sota_patch.bundle.documents import Manifest
+    from rdagent_sota_patch.bundle.notes_layout import Layout
     from rdagent_sota_patch.results.schemas import AssetItem, SotaFactorAnchor, TaskManifest
     from rdagent_sota_patch.sync.local import LocalSync
 
@@ -39,6 +43,7 @@ class Assembly:
     """
 
     target: Path
+    layout: Layout
     local: LocalSync
     anchor: SotaFactorAnchor
     task: TaskManifest
@@ -46,8 +51,8 @@ class Assembly:
     content: bytes
     right: frozenset[str]
 
-    def describe(self, folder: Path) -> SyncManifest:
-        """The companion of the bundle in ``folder``, whose files and documents are checked first.
+    def describe(self, folder: Path) -> tuple[Manifest, SyncManifest]:
+        """The manifest of the bundle in ``folder``, whose files and documents are checked first, and its companion.
 
         Raises:
             ApiError: ``unusable-answer``.
@@ -58,16 +63,53 @@ class Assembly:
         if wrong:
             raise _unusable(f"the anchor's code {', '.join(wrong)} is not among its factors")
         order, _ = bundle.model
+        entry = ENTRY_NAME if ENTRY_NAME in bundle.manifest.files else self._entry(codes)
+        content = (folder / MANIFEST_NAME).read_bytes()
+        return bundle.manifest, describe_sync(self.anchor, bundle.manifest, content, order, entry)
+
+    def lay_out(self, folder: Path) -> None:
+        """Add what the notes' readers look for to the bundle in ``folder``, which is checked first.
+
+        Raises:
+            ApiError: ``unusable-answer``.
+        """
+        bundle = self._open(folder)
+        order, meta = bundle.model
+        index, factors = self.anchor.last_sota_factor_index, bundle.factors.factors
+        assert index is not None
+        manifest = bundle.manifest
+        writer = BundleWriter(folder, manifest.files)
+        for name in REPLACED:
+            writer.copy(served_name(name), folder / name)
+        written_at, entry = order.generated_at_utc, self._entry(_Codes(bundle))
+        try:
+            lay_out_notes(
+                writer,
+                NotesContent(manifest.task_id, manifest.loop, index, entry, written_at, factors, order, meta),
+            )
+        except BundleError as error:
+            raise self._unusable_bundle(folder, error) from error
+        has_entry = ENTRY_NAME in writer.files
+        changes = {"factor_entry_relpath": ENTRY_NAME} if has_entry else {}
+        assets = manifest.primary_assets.model_copy(update=changes)
+        (folder / MANIFEST_NAME).unlink()
+        write_manifest(
+            folder, manifest.model_copy(update={"primary_assets": assets, "files": dict(writer.files)})
+        )
+
+    def _entry(self, codes: _Codes) -> str | None:
         entry = self._asset(self.anchor.resolved_factor_entry_key)
-        path = None if entry is None else codes.find(entry)
-        return describe_sync(self.anchor, self.manifest, self.content, order, path)
+        return None if entry is None else codes.find(entry)
 
     def _open(self, folder: Path) -> Bundle:
         try:
             return open_bundle(folder, replay=has_evidence(self.manifest))
         except BundleError as error:
-            told = [problem.message.removeprefix(f"{folder}: ") for problem in error.problems]
-            raise _unusable("; ".join(text.rstrip(".") for text in told)) from error
+            raise self._unusable_bundle(folder, error) from error
+
+    def _unusable_bundle(self, folder: Path, error: BundleError) -> ApiError:
+        told = [problem.message.removeprefix(f"{folder}: ") for problem in error.problems]
+        return _unusable("; ".join(text.rstrip(".") for text in told))
 
     def _missing_code(self, codes: _Codes) -> Iterator[str]:
         own = self.anchor.factor_file_dict_keys or ()
@@ -106,8 +148,8 @@ class _Codes:
         return places.get(asset.name or "") or next(reversed(places.values()), None)
 
 
-def assemble(assembly: Assembly, staging: Path) -> SyncManifest:
-    """Put all files into a new folder and that in the target's place; the companion that it has.
+def assemble(assembly: Assembly, staging: Path) -> tuple[Manifest, SyncManifest]:
+    """Put all files into a new folder and that in the target's place; the manifest and the companion that it has.
 
     Args:
         assembly: What.
@@ -118,25 +160,26 @@ def assemble(assembly: Assembly, staging: Path) -> SyncManifest:
         BundleError: ``target-not-a-bundle``.
         SotaError: ``cannot-write``.
     """
-    target, content = assembly.target, assembly.content
-    known = assembly.local.known
-    with make_folder(target, force=True, known=known, workshop=staging) as folder:
+    target, local = assembly.target, assembly.local
+    with make_folder(target, force=True, known=local.known, workshop=staging) as folder:
         taken: set[Path] = set()
         for name, file in assembly.manifest.files.items():
-            source = target / name if name in assembly.right else staging / file.sha256
+            source = target / local.place(name) if name in assembly.right else staging / file.sha256
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             _place(source, folder / name, link=source not in taken)
             taken.add(source)
-        if assembly.local.manifest == content:
-            _place(target / MANIFEST_NAME, folder / MANIFEST_NAME, link=True)
-            if (target / SIGNATURE_NAME).is_file():
-                # The user's own, and still good.
-                _place(target / SIGNATURE_NAME, folder / SIGNATURE_NAME, link=True)
+        if local.manifest == assembly.content:
+            _place(target / local.place(MANIFEST_NAME), folder / MANIFEST_NAME, link=True)
         else:
-            (folder / MANIFEST_NAME).write_bytes(content)
-        companion = assembly.describe(folder)
+            (folder / MANIFEST_NAME).write_bytes(assembly.content)
+        if assembly.layout == "notes":
+            assembly.lay_out(folder)
+        if (target / SIGNATURE_NAME).is_file() and _same(target / MANIFEST_NAME, folder / MANIFEST_NAME):
+            # The user's own, and still good.
+            _place(target / SIGNATURE_NAME, folder / SIGNATURE_NAME, link=True)
+        manifest, companion = assembly.describe(folder)
         (folder / COMPANION_NAME).write_bytes(to_json(companion))
-    return companion
+    return manifest, companion
 
 
 def require_room(folder: Path, size: int) -> None:
@@ -147,6 +190,14 @@ def require_room(folder: Path, size: int) -> None:
     """
     if shutil.disk_usage(folder).free < size + _MARGIN:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size:,} bytes", str(folder))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return (
+        one.is_file()
+        and one.stat().st_size == other.stat().st_size
+        and one.read_bytes() == other.read_bytes()
+    )
 
 
 def _place(source: Path, target: Path, *, link: bool) -> None:

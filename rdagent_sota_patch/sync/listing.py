@@ -18,6 +18,7 @@ from rdagent_sota_patch.bundle.documents import (
     PREDICTIONS_NAME,
     REPLAY_NAME,
     SCHEMA_VERSION,
+    SERVED_FOLDER,
     SIGNATURE_NAME,
     SLICE_NAME,
     Manifest,
@@ -109,6 +110,7 @@ def _may_be_a_file(name: str) -> bool:
     return (
         is_inside(name)
         and name not in _RESERVED
+        and not name.startswith(f"{SERVED_FOLDER}/")
         and name.isprintable()
         and len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
         and all(len(part.encode("utf-8", "surrogatepass")) <= _LONGEST_PART for part in name.split("/"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from rdagent_sota_patch.bundle.documents import Manifest, ShippedFile
+    from rdagent_sota_patch.bundle.notes_layout import Layout
     from rdagent_sota_patch.results.schemas import SotaFactorAnchor
     from rdagent_sota_patch.sync.client import ApiClient
     from rdagent_sota_patch.sync.companion import SyncManifest
@@ -46,12 +47,14 @@ class SyncOptions:
     Attributes:
         task: The run's id, or ``latest``.
         target: The folder, which need not be there. An earlier sync is replaced by a newer one.
+        layout: Whether what the notes' readers look for is written as well.
         with_replay: Whether the evidence, which is back-test data, comes along.
         patience: With broken connections.
     """
 
     task: str
     target: Path
+    layout: Layout = "bundle"
     with_replay: bool = False
     patience: Patience = field(default_factory=Patience)
 
@@ -135,21 +138,21 @@ def _sync_once(client: ApiClient, options: SyncOptions, target: Path, report: Re
     local.require_synced(content)
     right = local.right(manifest.files)
     missing = {name: file for name, file in manifest.files.items() if name not in right}
-    assembly = Assembly(target, local, anchor, task, manifest, content, right)
-    if not missing and local.manifest == content:
+    assembly = Assembly(target, options.layout, local, anchor, task, manifest, content, right)
+    if not missing and local.manifest == content and local.layout == options.layout and local.is_whole():
         return _keep(assembly)
     with hold_staging(target) as staging:
         origin = Origin(client, anchor.task_id, options.with_replay)
         with _noticing_changes():
             received = _bring(origin, missing, staging, options.patience, report)
-        companion = assemble(assembly, staging)
+        manifest, companion = assemble(assembly, staging)
     return SyncResult(target, manifest, companion, tuple(missing), received, changed=True)
 
 
 def _keep(assembly: Assembly) -> SyncResult:
     """Leave a folder that is right as it is, its companion aside where the anchor has something new to say."""
     target, local = assembly.target, assembly.local
-    companion = assembly.describe(target)
+    manifest, companion = assembly.describe(target)
     same = local.companion is not None and companion.says_the_same_as(local.companion)
     if same and local.companion is not None:
         companion = local.companion
@@ -160,7 +163,7 @@ def _keep(assembly: Assembly) -> SyncResult:
         # Of an earlier sync that was stopped.
         with hold_staging(target):
             pass
-    return SyncResult(target, assembly.manifest, companion, (), 0, changed=not same)
+    return SyncResult(target, manifest, companion, (), 0, changed=not same)
 
 
 def _bring(

@@ -101,6 +101,19 @@ def test_parts_can_be_left_out(log: Path, tmp_path: Path) -> None:
     assert "factors alone" in call("export", log, "--out", tmp_path / "c", "--factors-only").stdout
 
 
+def test_the_notes_layout(log: Path, tmp_path: Path) -> None:
+    """A list of factors at the top, in a folder that `verify` takes; together with the model stage it is refused."""
+    document, code = call_json("export", log, "--out", tmp_path / "notes", "--layout", "notes")
+    assert (code, "model_weights.pkl" in document["files"]) == (0, True)
+    factors = json.loads((tmp_path / "notes" / "sota_factors.json").read_text())
+    assert [factor["name"] for factor in factors] == ["ZMom", "GapA", "Extra"]
+    assert call("verify", tmp_path / "notes").exit_code == 0
+    document, code = call_json(
+        "export", log, "--out", tmp_path / "b", "--layout", "notes", "--stage", "model"
+    )
+    assert (code, document["problems"][0]["slug"]) == (1, "notes-of-a-model")
+
+
 def test_signing(log: Path, tmp_path: Path) -> None:
     """With a key; either option alone is a mistake, found before anything is written."""
     key = tmp_path / "key"

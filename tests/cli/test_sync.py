@@ -87,6 +87,14 @@ def test_what_came_as_json(server: ContractServer, tmp_path: Path) -> None:
     assert (again["changed"], again["transferred"], again["bytes_received"]) == (False, [], 0)
 
 
+def test_the_notes_layout(server: ContractServer, tmp_path: Path) -> None:
+    """A list of factors at the top, in a folder that `verify` takes."""
+    document = json.loads(sync(server, tmp_path / "live", "--layout", "notes", "--json"))
+    assert document["aistock_manifest"]["primary_assets"]["factor_entry_relpath"] == "factor_entry.py"
+    assert isinstance(json.loads((tmp_path / "live" / "sota_factors.json").read_text()), list)
+    run("verify", tmp_path / "live")
+
+
 def test_a_problem_exits_1(server: ContractServer, tmp_path: Path) -> None:
     """The server's own comes with its slug and hint; with --json as an object."""
     server.faults.problems[WEIGHTS_NAME] = [(409, "weights-changed")] * 2

@@ -30,7 +30,7 @@ from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.bundle.signing import sign_manifest
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sync.client import ApiClient, Timeouts
-from rdagent_sota_patch.sync.companion import read_companion
+from rdagent_sota_patch.sync.companion import read_companion, require_companion
 from rdagent_sota_patch.sync.downloading import Patience
 from rdagent_sota_patch.sync.staging import hold_staging, staging_of
 from rdagent_sota_patch.sync.syncing import SyncOptions, SyncResult, sync_task
@@ -95,6 +95,11 @@ def facts(folder: Path) -> dict[str, tuple[bytes, int, int]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Content of each file."""
+    return {name: content for name, (content, _, _) in facts(folder).items()}
 
 
 def accept_another(server: ContractServer) -> None:
@@ -261,6 +266,99 @@ def test_a_signature_of_ones_own_stays(server: ContractServer, target: Path) -> 
     (target / WEIGHTS_NAME).unlink()
     sync(server, target)
     assert open_bundle(target, key=KEY).signed
+
+
+# The notes' layout.
+
+
+def test_the_notes_layout_is_made_of_what_came(server: ContractServer, target: Path) -> None:
+    """Nothing more is transferred, and it is a bundle whose companion lists every file."""
+    result = sync(server, target, layout="notes")
+    assert set(server.transferred()) == {MANIFEST_NAME, *sync(server, target.parent / "usual").manifest.files}
+    factors = json.loads((target / FACTORS_NAME).read_text())
+    assert [factor["name"] for factor in factors] == ["ZMom", "GapA"]
+    assert (target / "model_weights.pkl").read_bytes() == WEIGHTS
+    metadata = json.loads((target / "metadata.json").read_text())
+    assert metadata == {
+        "last_sota_factor_index": 1,
+        "sota_factors_count": 2,
+        "model_weight_size": len(WEIGHTS),
+    }
+    entry = (target / "factor_entry.py").read_bytes()
+    assert result.companion.primary_assets.factor_entry_relpath == "factor_entry.py"
+    assert entry == (target / "factors" / "factor_2_GapA.py").read_bytes()
+    bundle = open_bundle(target)
+    assert bundle.manifest == result.manifest
+    assert require_companion(bundle)
+    there = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert there == {*result.companion.files, COMPANION_NAME}
+
+
+def test_a_second_sync_in_the_notes_layout_touches_nothing(server: ContractServer, target: Path) -> None:
+    """Also where the user has signed its manifest."""
+    sync(server, target, layout="notes")
+    sign_manifest(target, KEY)
+    server.transferred()
+    before = facts(target)
+    assert not sync(server, target, layout="notes").changed
+    assert server.transferred() == []
+    assert facts(target) == before
+    assert open_bundle(target, key=KEY).signed
+
+
+def test_the_layout_changes_without_a_transfer(server: ContractServer, target: Path) -> None:
+    """Back and forth; in the usual one nothing is left of the other."""
+    sync(server, target)
+    usual = {name: content for name, content in contents(target).items() if name != COMPANION_NAME}
+    server.transferred()
+    assert sync(server, target, layout="notes").changed
+    assert open_bundle(target).model
+    assert sync(server, target).changed
+    assert server.transferred() == []
+    assert {name: content for name, content in contents(target).items() if name != COMPANION_NAME} == usual
+
+
+@pytest.mark.parametrize(
+    "name", ["metadata.json", "model_weights.pkl", MANIFEST_NAME, FACTORS_NAME, "factor_0_ZMom.py"]
+)
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_what_the_layout_added_is_mended(
+    server: ContractServer, target: Path, name: str, damage: str
+) -> None:
+    """Of the files that are there: nothing is transferred, and a signature of before is good again."""
+    sync(server, target, layout="notes")
+    sign_manifest(target, KEY)
+    before = contents(target)
+    server.transferred()
+    if damage == "changed":
+        (target / name).write_bytes(before[name] + b" ")
+    else:
+        (target / name).unlink()
+    assert sync(server, target, layout="notes").changed
+    assert server.transferred() == []
+    after = contents(target)
+    del before[COMPANION_NAME], after[COMPANION_NAME]
+    if name == MANIFEST_NAME:
+        del before["manifest.json.hmac"]
+    assert after == before
+
+
+def test_a_served_document_is_fetched_again_in_the_notes_layout(server: ContractServer, target: Path) -> None:
+    """It alone."""
+    sync(server, target, layout="notes")
+    (target / "served" / FACTORS_NAME).unlink()
+    server.transferred()
+    assert sync(server, target, layout="notes").changed
+    assert server.transferred() == [FACTORS_NAME]
+    assert open_bundle(target).model
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "served/manifest.json"])
+def test_a_server_that_sends_a_file_of_the_layout(server: ContractServer, target: Path, name: str) -> None:
+    """Nothing is put in place of another."""
+    (server.folder / "served").mkdir()
+    replace_file(server.folder, name, b"{}")
+    refused(server, target, "unusable-answer", layout="notes")
 
 
 # What is refused before anything is transferred.
