@@ -28,7 +28,15 @@ from rdagent_sota_patch.plugin.feeding import put_in_front, require_unchanged
 from rdagent_sota_patch.plugin.inheritance import complete_result, without_inherited
 from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
-from rdagent_sota_patch.plugin.usage import SCHEMA_VERSION, describe_source, write_usage
+from rdagent_sota_patch.plugin.usage import (
+    SCHEMA_VERSION,
+    describe_source,
+    now,
+    prove_usage,
+    require_proof,
+    write_usage,
+)
+from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,16 +110,20 @@ def _develop_on_sota(runner: Any, exp: Any, sota: ActiveSota, develop: Any) -> A
         if other.result is None:
             # What the new factors are judged against: not the Alpha features alone, but the SOTA factors' result.
             other.result = _sota_result(runner, exp, sota, develop)
+    begun = now()
     with _on_top_of(exp, sota):
         exp = develop(runner, exp)
-    exp.sota_source = {
+    workspace = exp.experiment_workspace.workspace_path
+    names = read_names(workspace / TABLE_NAME)
+    usage = {
         "schema_version": SCHEMA_VERSION,
         "written_by": f"rdagent-sota-patch {__version__}",
         **describe_source(sota),
+        "table_factors": list(names),
     }
-    workspace = exp.experiment_workspace.workspace_path
+    exp.sota_source = prove_usage(usage, workspace, begun)
     write_usage(workspace, exp.sota_source)
-    names = read_names(workspace / TABLE_NAME)
+    require_proof(exp.sota_source, workspace, strict=load_settings().sota_strict)
     new = [name for name in names if name not in sota.table.names]
     logger.info(
         f"Factors back-tested on top of {len(sota.table.names)} SOTA factors: "

@@ -25,10 +25,15 @@ from rdagent_sota_patch.plugin.usage import (
     add_model_metrics,
     describe_segments,
     describe_source,
+    now,
+    prove_usage,
+    require_proof,
     write_usage,
 )
+from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
 # The bare function: the decorator's cache key is the text of the tasks alone, so that with other factors, code or
@@ -113,12 +118,15 @@ def _reuse(runner: Any, exp: Any, cached_res: Any) -> Any:
     exp.result = cached_res.result
     exp.stdout = cached_res.stdout
     exp.experiment_workspace = workspace
-    exp.sota_source = {**cached_res.sota_source, **describe_source(_required_sota())}
+    usage = {**cached_res.sota_source, **describe_source(_required_sota())}
+    # What an older release of this package kept has none yet.
+    exp.sota_source = usage if "proof" in usage else prove_usage(usage, workspace.workspace_path)
+    _require(exp.sota_source, workspace.workspace_path)
     return exp
 
 
 def _develop(runner: Any, exp: Any) -> Any:
-    sota = _required_sota()
+    sota, begun = _required_sota(), now()
     with feeding(exp, sota):
         exp = _develop_upstream(runner, exp)
     if getattr(exp, "sota_source", None) is None:
@@ -128,19 +136,25 @@ def _develop(runner: Any, exp: Any) -> Any:
             "experiment's workspace, so nothing shows which factors its model was trained on.",
             "The plugin needs it to call exp.experiment_workspace.execute; or switch LOAD_SOTA_* off.",
         )
-    exp.sota_source = add_model_metrics(exp.sota_source, exp.result)
-    write_usage(exp.experiment_workspace.workspace_path, exp.sota_source)
+    workspace = exp.experiment_workspace.workspace_path
+    exp.sota_source = prove_usage(add_model_metrics(exp.sota_source, exp.result), workspace, begun)
+    write_usage(workspace, exp.sota_source)
+    _require(exp.sota_source, workspace)
     model = exp.sota_source["model"]
     logger.info(
         f"Model {model['name']} ({model['model_type']}) on {exp.sota_source['num_features']} features, "
         f"{len(sota.table.names)} of them SOTA factors: IC {model['metrics'].get('IC')} "
         f"(the factors' own run: IC {sota.source.metrics.get('IC')}); workspace "
-        f"{exp.experiment_workspace.workspace_path}"
+        f"{workspace}"
     )
     return exp
 
 
 _develop_cached = cache_with_pickle(run_key, _reuse)(_develop)
+
+
+def _require(usage: Mapping[str, Any], workspace: Path) -> None:
+    require_proof(usage, workspace, strict=load_settings().sota_strict)
 
 
 def _required_sota() -> ActiveSota:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+from rdagent.log import rdagent_logger as logger
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.atomic import write_text_atomically
+from rdagent_sota_patch.errors import HostError
+from rdagent_sota_patch.recorders.proof import prove_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,6 +92,68 @@ def add_model_metrics(usage: Mapping[str, Any], result: Any) -> dict[str, Any]:
     """``usage`` with the metrics of the model's own back-test."""
     metrics = {str(name): float(value) for name, value in result.items()}
     return {**usage, "model": {**usage["model"], "metrics": metrics}}
+
+
+def now() -> datetime:
+    """The time, in MLflow's milliseconds; before a back-test it is the earliest that its run can end."""
+    time = datetime.now(timezone.utc)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def prove_usage(usage: Mapping[str, Any], workspace: Path, since: datetime | None = None) -> dict[str, Any]:
+    """``usage`` with what the back-test's own recorder says about the features that it names.
+
+    Args:
+        usage: With ``feature_order`` and ``alpha_factors`` of a model; or with ``table_factors`` alone, for a factor
+            loop, whose Alpha features are its template's affair.
+        workspace: Of the back-test.
+        since: When it began; see `prove_features`.
+    """
+    features, alpha = usage.get("feature_order", usage.get("table_factors")), usage.get("alpha_factors")
+    proof = prove_features(workspace, features or (), alpha, since)
+    known = list(proof.columns)
+    described = {
+        "status": proof.status,
+        "run_id": proof.run_id,
+        "columns": known or None,
+        "reason": proof.reason,
+        "expected": proof.expected,
+    }
+    # The names are these; in which order the model has them, its loader alone knows.
+    true = {"feature_order": known, "num_features": len(known)} if proof.status == "proven" and known else {}
+    return {**usage, **true, "proof": described}
+
+
+def require_proof(usage: Mapping[str, Any], workspace: Path, *, strict: bool) -> None:
+    """Stop a run whose back-test was not made on the features that are recorded; tell about one that nobody can judge.
+
+    Args:
+        usage: From `prove_usage`.
+        workspace: Of the back-test.
+        strict: Whether a difference is an error, and what should have been readable and is not.
+
+    Raises:
+        HostError: ``features-differ`` or ``features-unproven``.
+    """
+    proof = usage["proof"]
+    if proof["status"] == "proven":
+        return
+    if proof["status"] == "differs":
+        error = HostError(
+            "features-differ",
+            f"The back-test in {workspace} was not made on the features that were asked for: {proof['reason']}.",
+            "Something between the plugin and Qlib chose other features: a template or a runner that was changed. "
+            "rdagent-sota doctor shows what a run asks for; SOTA_STRICT=false goes on and marks the loop.",
+        )
+    else:
+        error = HostError(
+            "features-unproven",
+            f"Nobody can say on which features the back-test in {workspace} was made: {proof['reason']}",
+            "The loop's sota_source.json says what was asked for, and nothing shows that it was used.",
+        )
+    if strict and (proof["status"] == "differs" or proof["expected"]):
+        raise error
+    logger.warning(str(error))
 
 
 def write_usage(workspace: Path, usage: Mapping[str, Any]) -> None:

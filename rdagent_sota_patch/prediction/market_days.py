@@ -80,9 +80,7 @@ def read_memberships(qlib_dir: Path, market: str) -> tuple[Membership, ...]:
             continue
         fields = line.rstrip("\n").split("\t")
         try:
-            memberships.append(
-                Membership(fields[0].upper(), pd.Timestamp(fields[1]), pd.Timestamp(fields[2]))
-            )
+            memberships.append(Membership(fields[0], pd.Timestamp(fields[1]), pd.Timestamp(fields[2])))
         except (IndexError, ValueError) as error:
             raise _bad_market_data(path, f"cannot be read at {line.strip()!r}") from error
     return tuple(memberships)

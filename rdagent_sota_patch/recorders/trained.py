@@ -96,7 +96,7 @@ _NOT_CARRIED = (
 
 
 def read_trained(
-    recorder: Recorder, *, table: Path | None = None, weights: bytes | None = None
+    recorder: Recorder, *, table: Path | None = None, weights: bytes | None = None, whole: bool = True
 ) -> TrainedModel:
     """Read all that a bundle needs of a trained model.
 
@@ -104,6 +104,8 @@ def read_trained(
         recorder: From `find_recorder`.
         table: The factor table, where it is not at the place that the task names in the workspace.
         weights: The pickled model where it was kept elsewhere; the recorder's own ``params.pkl`` by default.
+        whole: Off, a booster may keep rounds that it would not use to predict. What it takes is known by them as well,
+            and LightGBM, which cuts them off, need not be there.
 
     Raises:
         BundleError: ``artifact-unreadable``, ``model-form-unknown``, ``model-table-missing``, ``processor-unknown``
@@ -113,7 +115,7 @@ def read_trained(
     task, dataset = read_artifact(recorder, TASK), read_artifact(recorder, DATASET)
     payload = read_artifact(recorder, WEIGHTS) if weights is None else _read_weights(recorder, weights)
     try:
-        return _assemble(recorder, plain(task), dataset, payload, table)
+        return _assemble(recorder, plain(task), dataset, thaw_weights(payload, whole=whole), table)
     except Unthawable as error:
         raise BundleError(
             "model-form-unknown",
@@ -196,13 +198,13 @@ def _read_weights(recorder: Recorder, weights: bytes) -> Any:
 
 
 def _assemble(
-    recorder: Recorder, config: Any, dataset: object, payload: object, table: Path | None
+    recorder: Recorder, config: Any, dataset: object, weights: ModelWeights, table: Path | None
 ) -> TrainedModel:
     model, data, handler = _sections(config)
     pickled = dataset.attributes.get("handler") if isinstance(dataset, Inert) else None
     if not isinstance(dataset, Inert) or dataset.origin not in _DATASETS or not isinstance(pickled, Inert):
         raise Unthawable(f"a dataset in an unknown form: {describe(dataset)}")
-    loaded, weights = thaw_loaders(pickled, handler["kwargs"]), thaw_weights(payload)
+    loaded = thaw_loaders(pickled, handler["kwargs"])
     table = _find_table(recorder, loaded, weights, table)
     names = tuple[str, ...]() if table is None else _table_names(table)
     processors = thaw_processors(pickled)

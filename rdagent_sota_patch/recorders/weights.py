@@ -46,8 +46,12 @@ class ModelWeights:
     network: Network | None = None
 
 
-def thaw_weights(payload: object) -> ModelWeights:
+def thaw_weights(payload: object, *, whole: bool = True) -> ModelWeights:
     """The weights in an inert ``params.pkl``.
+
+    Args:
+        payload: Its content.
+        whole: See `thaw_booster`.
 
     Raises:
         Unthawable: It is of a known class and in an unknown form. Any other class is of kind ``other``.
@@ -57,7 +61,7 @@ def thaw_weights(payload: object) -> ModelWeights:
         return ModelWeights("other")
     attributes = payload.attributes
     if payload.origin == _BOOSTED:
-        return ModelWeights("lightgbm", booster_text=thaw_booster(attributes.get("model")))
+        return ModelWeights("lightgbm", booster_text=thaw_booster(attributes.get("model"), whole=whole))
     if payload.origin == _TORCH:
         uri, batch = attributes.get("pt_model_uri"), attributes.get("batch_size")
         kwargs = plain(attributes.get("pt_model_kwargs"))

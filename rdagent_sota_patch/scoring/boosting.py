@@ -28,8 +28,12 @@ _MADE_UP = re.compile(r"Column_[0-9]+|feature_[0-9]+|f[0-9]+|[0-9]+")
 _TREE = re.compile(r"^Tree=[0-9]+$", re.MULTILINE)
 
 
-def thaw_booster(booster: object) -> str:
+def thaw_booster(booster: object, *, whole: bool = True) -> str:
     """The text of a pickled booster, as many rounds of it as the booster itself would use to predict.
+
+    Args:
+        booster: Inert.
+        whole: Off, rounds that it would not use may still be in it.
 
     Raises:
         Unthawable: It is no booster, or one of an unknown form.
@@ -48,7 +52,7 @@ def thaw_booster(booster: object) -> str:
         raise Unthawable("a booster whose text lacks its head")
     rounds = len(_TREE.findall(text)) // max(int(per_round[1]), 1)
     # After early stopping, predict() uses the best rounds alone; Qlib's boosters hold no others.
-    return _cut_off(text, best) if 0 < best < rounds else text
+    return _cut_off(text, best) if whole and 0 < best < rounds else text
 
 
 def count_features(text: str) -> int:

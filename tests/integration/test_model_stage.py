@@ -89,6 +89,15 @@ def test_sota_and_alpha(sandbox: Sandbox, both: RealRun, off: RealRun, factor_ru
     ).read_bytes()
 
 
+def test_every_back_test_is_proven(sandbox: Sandbox, alone: RealRun, time_series: RealRun) -> None:
+    """The features of the record are those of the fitted processors, read in the run itself."""
+    for run in (alone, time_series):
+        proof = usage_of(run.session)["proof"]
+        assert (proof["status"], proof["reason"]) == ("proven", None)
+        assert tuple(proof["columns"]) == look_at_training(sandbox, run.session).fitted
+        assert "features-" not in run.result.output
+
+
 def test_mined_factors_pay(both: RealRun, off: RealRun) -> None:
     """On the market in which their effect is planted, the mined factors raise the back-test's IC."""
     assert both.session.experiments[0].metrics["IC"] > off.session.experiments[0].metrics["IC"] + 0.02
@@ -115,6 +124,7 @@ def test_usage_is_recorded(both: RealRun, factor_run: RealRun) -> None:
     source = factor_run.session.sota
     assert source is not None
     assert usage == both.session.experiments[0].sota_source
+    assert usage["proof"]["status"] == "proven" and usage["proof"]["columns"] == usage["feature_order"]
     assert usage["source"]["loop"] == 2 and usage["source"]["task_id"] == "factor"
     assert usage["fingerprint"] == read_factor_table(table_of(factor_run)).fingerprint
     assert tuple(factor["name"] for factor in usage["factors"]) == MINED

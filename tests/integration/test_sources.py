@@ -144,3 +144,7 @@ def test_fin_quant(sandbox: Sandbox, quant: RealRun) -> None:
     trained = look_at_training(sandbox, session)
     assert trained.input_size == trained.num_features == usage["num_features"] >= 23
     assert set(usage["feature_order"]) == set(trained.fitted)
+    assert usage["proof"]["status"] == "proven"
+    factors = session.experiments[0].sota_source
+    assert factors is not None and factors["proof"]["status"] == "proven"
+    assert set(factors["feature_order"]) >= set(factors["table_factors"])

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.factors.table import read_factor_table
+from tests.recorders.forged_recorder import alpha_of, write_recorder
 
 Factory = Callable[..., Any]
 
@@ -116,7 +117,10 @@ def make_experiment(rdagent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def backtest(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Stand in for the back-test alone: Qlib's part is proven by the integration tests. Records its calls."""
+    """Stand in for the back-test alone: Qlib's part is proven by the integration tests. Records its calls.
+
+    It leaves the recorder of a training on what it was asked for.
+    """
     from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
 
     from rdagent_sota_patch.plugin.release import installed_release
@@ -138,9 +142,8 @@ def backtest(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         )
         for name in (installed_release().returns_name, "qlib_res.csv"):
             (self.workspace_path / name).write_text("", encoding="utf-8")
-        artifacts = self.workspace_path / "mlruns" / "1" / "run" / "artifacts"
-        artifacts.mkdir(parents=True)
-        (artifacts / "params.pkl").write_bytes(b"weights")
+        usage = self.workspace_path / "sota_source.json"
+        write_recorder(self.workspace_path, alpha_of(self.workspace_path) if usage.exists() else {})
         return pd.Series({"IC": 0.1}), "out"
 
     monkeypatch.setattr(QlibFBWorkspace, "execute", execute)

@@ -17,6 +17,7 @@ from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SourceError
 from rdagent_sota_patch.factors.schema import read_names
+from tests.recorders.forged_recorder import write_recorder
 
 Factory = Callable[..., Any]
 
@@ -130,9 +131,38 @@ def test_records_what_it_stood_on(
     workspace = outcome.experiment_workspace.workspace_path
     usage = json.loads((workspace / "sota_source.json").read_text(encoding="utf-8"))
     assert usage["fingerprint"] == outcome.sota_source["fingerprint"] == sota.table.fingerprint
+    assert usage["table_factors"] == sorted(usage["table_factors"]) == ["Gap", "KLEN", "New"]
+    assert usage["proof"]["status"] == "proven"
+    assert set(usage["feature_order"]) >= {"Gap", "KLEN", "New"}
     assert b"rdagent_sota_patch.plugin" not in pickle.dumps(
         {name: value for name, value in vars(outcome).items() if name != "sub_workspace_list"}
     )
+
+
+def test_a_back_test_without_the_factors_stops_the_run(
+    runner: Any,
+    in_force: Any,
+    make_factors: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that has fewer factors than the table is no judge of them."""
+    from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
+
+    execute = QlibFBWorkspace.execute
+
+    def execute_on_less(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outcome = execute(self, *args, **kwargs)
+        (self.workspace_path / "combined_factors_df.parquet").rename(self.workspace_path / "aside")
+        write_recorder(self.workspace_path, {"KLEN": "$high-$low"})
+        (self.workspace_path / "aside").rename(self.workspace_path / "combined_factors_df.parquet")
+        return outcome
+
+    monkeypatch.setattr(QlibFBWorkspace, "execute", execute_on_less)
+    in_force(make_sota(metrics=KNOWN))
+    with pytest.raises(HostError, match="the model does not have Gap, KLEN, New"):
+        runner.develop(make_factors("New"))
 
 
 def test_near_copies_are_left_out(

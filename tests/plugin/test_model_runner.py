@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from pytest_mock import MockerFixture
 from rdagent_sota_patch.errors import HostError, SourceError
 from rdagent_sota_patch.plugin.host_source import CONFIG_NAME
 from rdagent_sota_patch.plugin.release import installed_release
+from tests.recorders.forged_recorder import write_recorder
 
 Factory = Callable[..., Any]
 
@@ -243,3 +245,113 @@ def test_changed_template_is_refused(
     with pytest.raises(HostError, match="host-changed"):
         develop(experiment, make_sota(use_alpha=False))
     assert backtest == []
+
+
+@pytest.fixture
+def afterwards(backtest: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Factory:
+    """Have something done to the workspace at the end of each back-test."""
+    from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
+
+    execute = QlibFBWorkspace.execute
+
+    def do(change: Callable[[Path], object]) -> None:
+        def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+            outcome = execute(self, *args, **kwargs)
+            change(self.workspace_path)
+            return outcome
+
+        monkeypatch.setattr(QlibFBWorkspace, "execute", changed)
+
+    return do
+
+
+def proof_in(workspace: Path) -> dict[str, Any]:
+    proof: dict[str, Any] = json.loads((workspace / "sota_source.json").read_text())["proof"]
+    return proof
+
+
+def test_ends_with_a_proof(
+    develop: Factory, make_experiment: Factory, make_sota: Factory, backtest: list[dict[str, Any]]
+) -> None:
+    """What the record says is held against the recorder of this very run; a cached result keeps it."""
+    experiment = develop(make_experiment(), make_sota())
+    usage, workspace = experiment.sota_source, experiment.experiment_workspace.workspace_path
+    assert usage["proof"]["status"] == "proven"
+    assert usage["proof"]["columns"] == usage["feature_order"]
+    assert (workspace / "mlruns" / "1" / usage["proof"]["run_id"]).is_dir()
+    assert proof_in(workspace) == usage["proof"]
+    assert develop(make_experiment(), make_sota()).sota_source["proof"] == usage["proof"]
+    assert len(backtest) == 1
+
+
+def test_another_input_stops_the_run(
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    afterwards: Factory,
+    backtest: list[dict[str, Any]],
+) -> None:
+    """SOTA factors alone were asked for, and the model has Alpha features as well: no result, and none in the cache."""
+    alpha = installed_release().alpha_features()
+    afterwards(lambda workspace: write_recorder(workspace, alpha))
+    with pytest.raises(HostError, match=r"the model has .*KLOW.* as well") as caught:
+        develop(make_experiment(), make_sota(use_alpha=False))
+    assert caught.value.slug == "features-differ"
+    with pytest.raises(HostError, match="features-differ"):
+        develop(make_experiment(), make_sota(use_alpha=False))
+    assert len(backtest) == 2
+
+
+def test_another_input_is_marked_where_the_run_goes_on(
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    afterwards: Factory,
+    backtest: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SOTA_STRICT off: a warning and a mark; a strict run then does not take it from the cache."""
+    alpha = installed_release().alpha_features()
+    afterwards(lambda workspace: write_recorder(workspace, alpha))
+    monkeypatch.setenv("SOTA_STRICT", "false")
+    experiment = develop(make_experiment(), make_sota(use_alpha=False))
+    proof = experiment.sota_source["proof"]
+    assert proof["status"] == "differs" and "as well" in proof["reason"]
+    assert proof_in(experiment.experiment_workspace.workspace_path) == proof
+    monkeypatch.setenv("SOTA_STRICT", "true")
+    with pytest.raises(HostError, match="features-differ"):
+        develop(make_experiment(), make_sota(use_alpha=False))
+
+
+def test_a_back_test_that_left_nothing_to_read(
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    afterwards: Factory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exactly them, or stop: what should be readable and is not, is no proof; and no accusation either."""
+    afterwards(lambda workspace: shutil.rmtree(workspace / "mlruns"))
+    with pytest.raises(HostError, match="features-unproven"):
+        develop(make_experiment(), make_sota())
+    monkeypatch.setenv("SOTA_STRICT", "false")
+    proof = develop(make_experiment(), make_sota()).sota_source["proof"]
+    assert (proof["status"], proof["columns"]) == ("unjudged", None)
+
+
+def test_a_result_that_an_older_release_kept_is_proven_when_it_is_taken(
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its record has no proof, and its workspace has all that one needs."""
+    from rdagent_sota_patch.plugin import model_runner
+
+    with monkeypatch.context() as before:
+        before.setattr(model_runner, "prove_usage", lambda usage, *_: usage)
+        before.setattr(model_runner, "_require", lambda *_: None)
+        assert "proof" not in develop(make_experiment(), make_sota()).sota_source
+    assert develop(make_experiment(), make_sota()).sota_source["proof"]["status"] == "proven"
+    assert len(backtest) == 1

@@ -61,7 +61,7 @@ def test_market_data_without_a_day() -> None:
 
 def test_reads_who_was_in_the_market_when(tmp_path: Path) -> None:
     """A stock may leave and come back; both ends of a span count."""
-    lines = "SH600001\t2024-01-02\t2024-01-03\nsh600000\t2024-01-03\t2024-01-05\nSH600001\t2024-01-08\t2099-01-01\n"
+    lines = "SH600001\t2024-01-02\t2024-01-03\nSH600000\t2024-01-03\t2024-01-05\nSH600001\t2024-01-08\t2099-01-01\n"
     write(tmp_path, "instruments/csi300.txt", lines)
     memberships = read_memberships(tmp_path, "csi300")
     members = {day: members_on(memberships, day) for day in DAYS}
@@ -71,6 +71,13 @@ def test_reads_who_was_in_the_market_when(tmp_path: Path) -> None:
         ("SH600000",),
         ("SH600001",),
     ]
+
+
+@pytest.mark.parametrize("name", ["sh600000", "600000.SH", "000001.sz", "AAPL"])
+def test_a_stock_is_called_what_qlibs_data_call_it(tmp_path: Path, name: str) -> None:
+    """Qlib takes the names of its instruments file as they are, and so they stand in features and scores."""
+    write(tmp_path, "instruments/csi300.txt", f"{name}\t2024-01-02\t2024-01-05\n")
+    assert members_on(read_memberships(tmp_path, "csi300"), DAYS[0]) == (name,)
 
 
 @pytest.mark.parametrize("market", ["csi500", "../csi300", ""])
