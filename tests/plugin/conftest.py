@@ -82,7 +82,7 @@ def make_experiment(rdagent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from rdagent.core.conf import RD_AGENT_SETTINGS
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
 
-    from rdagent_sota_patch.plugin.release import installed_release
+    from rdagent_sota_patch.plugin.traits import installed_traits
 
     monkeypatch.setattr(RD_AGENT_SETTINGS, "workspace_path", tmp_path / "work spaces")
     monkeypatch.setattr(RD_AGENT_SETTINGS, "pickle_cache_folder_path_str", str(tmp_path / "cache"))
@@ -108,7 +108,7 @@ def make_experiment(rdagent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         workspace.inject_files(**{"model.py": code})
         experiment.sub_workspace_list = [workspace]
         # As RDLoop does from its plan; 0.8.0 knows no such attribute, and has the same features in its template.
-        experiment.base_features = installed_release().alpha_features()
+        experiment.base_features = installed_traits().alpha_features()
         return experiment
 
     return make
@@ -119,7 +119,7 @@ def backtest(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stand in for the back-test alone: Qlib's part is proven by the integration tests. Records its calls."""
     from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
 
-    from rdagent_sota_patch.plugin.release import installed_release
+    from rdagent_sota_patch.plugin.traits import installed_traits
 
     calls: list[dict[str, Any]] = []
 
@@ -136,7 +136,7 @@ def backtest(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
                 "table": table.read_bytes() if table.exists() else None,
             }
         )
-        for name in (installed_release().returns_name, "qlib_res.csv"):
+        for name in (installed_traits().returns_names[0], "qlib_res.csv"):
             (self.workspace_path / name).write_text("", encoding="utf-8")
         artifacts = self.workspace_path / "mlruns" / "1" / "run" / "artifacts"
         artifacts.mkdir(parents=True)

@@ -13,8 +13,8 @@ import yaml
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SourceError
-from rdagent_sota_patch.plugin.host_source import CONFIG_NAME
-from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.host_source import CONFIG_NAME
+from rdagent_sota_patch.plugin.traits import installed_traits
 
 Factory = Callable[..., Any]
 
@@ -52,10 +52,10 @@ def test_feeds_alpha_and_sota(
     (call,) = backtest
     assert call["table"] == table.read_bytes()
     assert call["name"] == "conf_sota_factors_model.yaml"
-    alpha = installed_release().alpha_features()
+    alpha = installed_traits().alpha_features()
     del alpha["KLEN"]
     assert call["env"]["num_features"] == "21"
-    assert call["env"].items() >= installed_release().run_variables(alpha, 21).items()
+    assert call["env"].items() >= installed_traits().run_variables(alpha, 21).items()
     usage = experiment.sota_source
     assert usage["feature_order"] == sorted(["Gap", "KLEN", *alpha])
     assert usage["alpha_factors"] == alpha
