@@ -1,22 +1,27 @@
 """The user's settings, read once from the environment and ``.env`` into a frozen object.
 
-RD-Agent loads ``.env`` from the current folder without overriding the environment
-(``rdagent/app/cli.py``); the same order holds here.
+RD-Agent's command line loads ``.env`` from the current folder; which of the two wins there wins here
+(`rdagent_sota_patch.environment`). What a run has fixed for its child processes comes before both.
 """
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, SettingsConfigDict
 
+from rdagent_sota_patch.alpha_switch import ALPHA, alpha_reading, alpha_text, unset_alpha
+from rdagent_sota_patch.environment import file_wins, fixed_settings
 from rdagent_sota_patch.errors import Problem, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pydantic_settings import PydanticBaseSettingsSource
 
 DEFAULT_FACTOR_FILE = Path("sota_factors.parquet")
 
@@ -49,8 +54,6 @@ def _parse_path(value: object) -> Path | None:
 
 
 def _split_paths(value: object) -> object:
-    import os
-
     if isinstance(value, str):
         return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part.strip())
     return value
@@ -82,13 +85,27 @@ class Settings(BaseSettings):
     load_sota_factors: Switch = False
     sota_factors_path: OptionalPath = None
     save_sota_factors: Switch = False
-    use_alpha_factors: Switch = False
+    use_alpha_factors: Switch = Field(default_factory=unset_alpha)
     sota_strict: Switch = True
     sota_require_causal: Switch = False
     sota_embed_weights_mb: Annotated[float, Field(ge=0, le=LARGEST_EMBEDDED_MB)] = 16.0
     sota_inherit_trace: Switch = False
     sota_workspace_root: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
     rdagent_sota_disable: Switch = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, what the run has fixed, then environment and ``.env`` in RD-Agent's own order."""
+        fixed = InitSettingsSource(settings_cls, fixed_settings(os.environ))
+        last = (dotenv_settings, env_settings) if file_wins() else (env_settings, dotenv_settings)
+        return init_settings, fixed, *last
 
     @property
     def source(self) -> SourceKind | None:
@@ -137,7 +154,21 @@ class Settings(BaseSettings):
                     "Name the factor stage's log (LOAD_SOTA_FROM_LOG), or unset SOTA_INHERIT_TRACE.",
                 )
             )
+        reading = alpha_reading()
+        if self._alpha_is_unset and reading is not None and reading.takes(None) is None:
+            problems.append(
+                Problem(
+                    "alpha-unclear",
+                    f"{ALPHA} is not set. This RD-Agent's own code reads it ({reading.place}), in a way that does not "
+                    "tell what it then means there.",
+                    f"Set {ALPHA} to true or to false.",
+                )
+            )
         return tuple(problems)
+
+    @property
+    def _alpha_is_unset(self) -> bool:
+        return "use_alpha_factors" not in self.model_fields_set
 
     def notices(self) -> tuple[Problem, ...]:
         """What is set and has no effect; worth saying once, never an error."""
@@ -193,11 +224,39 @@ class Settings(BaseSettings):
                 "SOTA_REQUIRE_CAUSAL is on but no LOAD_SOTA_* is, so it has no effect.",
                 "Name the SOTA factors that a model stage is to use, or unset it.",
             )
-        if self.source is None and self.use_alpha_factors:
+        if self.source is None and self.use_alpha_factors and alpha_reading() is None:
             yield Problem(
                 "alpha-without-source",
                 "USE_ALPHA_FACTORS is on but no LOAD_SOTA_* is, so it has no effect.",
                 "RD-Agent without SOTA factors uses its Alpha features anyway.",
+            )
+        if self.source is not None:
+            yield from self._alpha_notices()
+
+    def _alpha_notices(self) -> Iterable[Problem]:
+        """What RD-Agent's own reading of ``USE_ALPHA_FACTORS`` does to this run."""
+        reading = alpha_reading()
+        if reading is None:
+            return
+        state = "on" if self.use_alpha_factors else "off"
+        if self._alpha_is_unset:
+            if self.use_alpha_factors:
+                yield Problem(
+                    "alpha-from-host",
+                    f"{ALPHA} is not set. This RD-Agent's own code ({reading.place}) takes that for on, and so does "
+                    "the plugin: the Alpha features are layered beside the SOTA factors.",
+                    f"Set {ALPHA}=false for SOTA factors alone.",
+                )
+            return
+        text = alpha_text()
+        if reading.takes(text) is (not self.use_alpha_factors):
+            given = "is not set in upper case" if text is None else f"is {text!r}"
+            yield Problem(
+                "alpha-spelling",
+                f"{ALPHA} {given}, which means {state} here and is read otherwise by RD-Agent's own code "
+                f"({reading.place}). It is {state} for this run: the plugin gives that code "
+                f"{reading.spelling(self.use_alpha_factors)!r}.",
+                f"Write {ALPHA}={reading.spelling(self.use_alpha_factors)}, which both read alike.",
             )
 
 
@@ -219,7 +278,7 @@ def load_settings(**overrides: Any) -> Settings:
             for detail in error.errors()
         ]
         defaults = {
-            name: Settings.model_fields[name].default
+            name: Settings.model_fields[name].get_default(call_default_factory=True)
             for name in (str(detail["loc"][0]) for detail in error.errors())
         }
     problems.extend(Settings(**{**overrides, **defaults}).missing_paths())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
+from rdagent_sota_patch import alpha_switch, environment
 from rdagent_sota_patch.errors import SettingsError
+from rdagent_sota_patch.host_source import HostSource
 from rdagent_sota_patch.settings import Settings, SourceKind, load_settings, parse_switch
 
 
@@ -167,3 +171,149 @@ def test_history_needs_a_log(
     settings = load_settings()
     assert [problem.slug for problem in settings.unsupported()] == unsupported
     assert [problem.slug for problem in settings.notices()] == noticed
+
+
+def checkout(folder: Path, command_line: str = "", runner: str = "") -> HostSource:
+    """A source of RD-Agent with what matters to the settings."""
+    for file, text in (
+        ("app/cli.py", command_line),
+        ("scenarios/qlib/developer/model_runner.py", runner),
+    ):
+        path = folder / "checkout" / "rdagent" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return HostSource(folder / "checkout" / "rdagent")
+
+
+OVERRIDES = 'load_dotenv(".env", override=True)\n'
+READS = 'use = os.getenv("USE_ALPHA_FACTORS", "true") == "true"\n'
+
+
+@pytest.fixture
+def be_host(mocker: MockerFixture) -> Callable[[HostSource | None], None]:
+    """Have another RD-Agent be the one of this Python; the environment is as before afterwards."""
+    mocker.patch.dict(os.environ)
+
+    def be(host: HostSource | None) -> None:
+        for module in (environment, alpha_switch):
+            mocker.patch.object(module, "find_host_if_any", return_value=host)
+
+    return be
+
+
+@pytest.mark.parametrize(
+    ("command_line", "alpha"),
+    [
+        ('load_dotenv(".env")\n', False),
+        ('load_dotenv(".env", override=False)\n', False),
+        (OVERRIDES, True),
+        ('dotenv.load_dotenv(".env", None, False, True)\n', True),
+    ],
+)
+def test_the_file_wins_where_it_wins_in_rdagent(
+    command_line: str,
+    alpha: bool,
+    be_host: Callable[[HostSource | None], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command line that loads `.env` with override has the file's value be the one in force."""
+    Path(".env").write_text("USE_ALPHA_FACTORS=true\nSOTA_STRICT=off\n", encoding="utf-8")
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "false")
+    be_host(checkout(tmp_path, command_line))
+    assert load_settings().use_alpha_factors is alpha
+    assert load_settings().sota_strict is False
+    (difference,) = environment.find_differences()
+    assert (difference.name, difference.environment, difference.file) == (
+        "USE_ALPHA_FACTORS",
+        "false",
+        "true",
+    )
+    assert difference.file_wins is alpha
+    assert environment.load_env_file() == (difference,)
+    assert os.environ["USE_ALPHA_FACTORS"] == ("true" if alpha else "false")
+    assert load_settings().use_alpha_factors is alpha
+
+
+def test_a_command_that_overrides(
+    be_host: Callable[[HostSource | None], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules of the commands are imported by the command line, so that what they load counts as well."""
+    host = checkout(tmp_path, 'load_dotenv(".env")\n')
+    (host.folder / "app" / "qlib_rd_loop").mkdir()
+    (host.folder / "app" / "qlib_rd_loop" / "model.py").write_text(OVERRIDES, encoding="utf-8")
+    be_host(host)
+    assert environment.file_wins() is True
+
+
+def test_what_a_run_fixed_stays(
+    be_host: Callable[[HostSource | None], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither environment nor file change what a run decided for its child processes."""
+    Path(".env").write_text("SOTA_LOG_PATH=latest\n", encoding="utf-8")
+    monkeypatch.setenv("SOTA_LOG_PATH", "elsewhere")
+    be_host(checkout(tmp_path, OVERRIDES))
+    variables: dict[str, str] = {}
+    environment.fix_settings(variables, sota_log_path="here", load_sota_from_log=True)
+    environment.fix_settings(variables, sota_log_path="there")
+    monkeypatch.setenv(environment.FIXED, variables[environment.FIXED])
+    settings = load_settings()
+    assert (settings.sota_log_path, settings.load_sota_from_log) == (Path("there"), True)
+    monkeypatch.setenv(environment.FIXED, "[")
+    with pytest.raises(SettingsError, match="RDAGENT_SOTA_SETTINGS"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "used", "slugs", "given"),
+    [
+        (None, True, ["alpha-from-host"], "true"),
+        ("true", True, [], "true"),
+        ("True", True, ["alpha-spelling"], "true"),
+        ("1", True, ["alpha-spelling"], "true"),
+        ("false", False, [], "false"),
+        ("off", False, [], "false"),
+    ],
+)
+def test_rdagent_reads_the_switch_itself(
+    text: str | None,
+    used: bool,
+    slugs: list[str],
+    given: str,
+    be_host: Callable[[HostSource | None], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unset means what it means there; what that code would read otherwise is told, and told to that code."""
+    be_host(checkout(tmp_path, runner=READS))
+    monkeypatch.setenv("LOAD_SOTA_FACTORS", "true")
+    if text is not None:
+        monkeypatch.setenv("USE_ALPHA_FACTORS", text)
+    settings = load_settings()
+    assert settings.use_alpha_factors is used
+    assert [notice.slug for notice in settings.notices()] == slugs
+    assert settings.unsupported() == ()
+    monkeypatch.setenv("USE_ALPHA_FACTORS", text or "")
+    alpha_switch.settle_alpha(settings.use_alpha_factors)
+    assert os.environ["USE_ALPHA_FACTORS"] == given
+
+
+def test_a_reading_that_cannot_be_told(
+    be_host: Callable[[HostSource | None], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code that is not understood is an error where the switch is not set, and none where it is."""
+    be_host(checkout(tmp_path, runner='use = parse(os.getenv("USE_ALPHA_FACTORS"))\n'))
+    monkeypatch.setenv("LOAD_SOTA_FACTORS", "true")
+    (problem,) = load_settings().unsupported()
+    assert problem.slug == "alpha-unclear" and "model_runner.py:1" in problem.message
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "true")
+    assert load_settings().unsupported() == ()
+
+
+def test_without_a_source_nothing_is_said(
+    be_host: Callable[[HostSource | None], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no LOAD_SOTA_* on, the switch is RD-Agent's own business."""
+    be_host(checkout(tmp_path, runner=READS))
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "True")
+    assert load_settings().notices() == ()

@@ -14,8 +14,8 @@ import typer
 from rdagent_sota_patch.cli.output import err, out, print_json, print_problems, problem_to_plain
 from rdagent_sota_patch.cli.run_report import outcome_to_plain, render_outcome, show_progress
 from rdagent_sota_patch.errors import HostError, Problem
+from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.activation import find_activation, runner_problems
-from rdagent_sota_patch.plugin.host_source import find_host
 from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.logs import LATEST, find_log, log_roots
 from rdagent_sota_patch.settings import load_settings

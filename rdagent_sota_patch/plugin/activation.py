@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rdagent_sota_patch._startup import RUNNER_MODULE, AttachFinder, is_disabled
 from rdagent_sota_patch.errors import HostError, Problem, SotaError
+from rdagent_sota_patch.host_source import HostSource, find_host
 from rdagent_sota_patch.patching.source import SourceState, inspect_source
-from rdagent_sota_patch.plugin.host_source import HostSource, find_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,12 +12,12 @@ from rdagent_sota_patch.factors.features import FeatureSet, combine_features
 from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.factors.sources import Source, find_source
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
+from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.activation import find_activation, runner_notices, runner_problems
 from rdagent_sota_patch.plugin.causal import require_causal
 from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems
 from rdagent_sota_patch.plugin.host import alpha_features, model_segments, rdagent_version
 from rdagent_sota_patch.plugin.host_check import require_known_host
-from rdagent_sota_patch.plugin.host_source import find_host
 from rdagent_sota_patch.plugin.market import check_market
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.settings import Settings, load_settings

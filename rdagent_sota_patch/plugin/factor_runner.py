@@ -26,8 +26,8 @@ from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.feeding import put_in_front, require_unchanged
 from rdagent_sota_patch.plugin.inheritance import complete_result, without_inherited
-from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
+from rdagent_sota_patch.plugin.traits import installed_traits
 from rdagent_sota_patch.plugin.usage import (
     SCHEMA_VERSION,
     describe_source,
@@ -168,7 +168,7 @@ def _on_top_of(exp: Any, sota: ActiveSota) -> Iterator[None]:
         # Upstream adds the two counts up, although a mined factor replaces the Alpha feature of its name.
         if "num_features" in kwargs.get("run_env", {}):
             names = read_names(workspace.workspace_path / TABLE_NAME)
-            features = combine_features(installed_release().features_of(exp), names, True)
+            features = combine_features(installed_traits().features_of(exp), names, True)
             kwargs["run_env"] = {**kwargs["run_env"], "num_features": features.count}
         return execute(*args, **kwargs)
 

@@ -15,10 +15,11 @@ from rdagent_sota_patch.factors.features import combine_features
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.factors.table import unchanged
-from rdagent_sota_patch.plugin.host_source import CONFIG_NAME
+from rdagent_sota_patch.host_source import CONFIG_NAME
 from rdagent_sota_patch.plugin.inheritance import without_inherited
-from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
+from rdagent_sota_patch.plugin.template import Template, read_template
+from rdagent_sota_patch.plugin.traits import installed_traits
 from rdagent_sota_patch.plugin.usage import describe_usage, write_usage
 
 if TYPE_CHECKING:
@@ -45,16 +46,10 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
     own_factors = any(isinstance(other, QlibFactorExperiment) for other in own)
     workspace = exp.experiment_workspace
     execute = workspace.execute
-    release = installed_release()
+    traits = installed_traits()
 
     def execute_on_sota(qlib_config_name: str, run_env: dict[str, Any]) -> Any:
-        if qlib_config_name != CONFIG_NAME:
-            raise HostError(
-                "host-changed",
-                f"RD-Agent chose {qlib_config_name} for a model on mined factors, not {CONFIG_NAME}.",
-                "Its runner puts its own experiments in the place of those it is given; rdagent-sota doctor says "
-                "whether a known edit does.",
-            )
+        template = _checked_template(workspace, qlib_config_name, sota)
         table = workspace.workspace_path / TABLE_NAME
         if own_factors:
             names = read_names(table)
@@ -63,13 +58,13 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
             _remove(table)
             copy_table(sota.table.path, table)
             names = sota.table.names
-        base_features = release.features_of(exp)
+        base_features = traits.features_of(exp, template)
         features = combine_features(base_features, names, sota.use_alpha)
         alpha = {name: base_features[name] for name in features.alpha}
         if not alpha:
             write_text_atomically(
                 workspace.workspace_path / SOTA_ONLY_CONFIG_NAME,
-                release.drop_alpha(workspace.file_dict[CONFIG_NAME]),
+                template.drop_alpha(),
                 durable=False,
             )
             qlib_config_name = SOTA_ONLY_CONFIG_NAME
@@ -78,7 +73,7 @@ def feeding(exp: Any, sota: ActiveSota) -> Iterator[None]:
         if sota.use_alpha:
             logger.info(f"叠加Alpha因子: {len(alpha)}个")
         # Upstream adds the two counts up, although a mined factor replaces the Alpha feature of its name.
-        used = release.run_variables(alpha, features.count)
+        used = traits.run_variables(alpha, features.count, template)
         return execute(qlib_config_name=qlib_config_name, run_env={**run_env, **used})
 
     with put_in_front(exp, sota, own, whole=own_factors, execute=execute_on_sota):
@@ -108,6 +103,34 @@ def put_in_front(
         for synthetic in ours:
             # Every experiment is born with a folder of templates; these two have no use for theirs.
             synthetic.experiment_workspace.clear()
+
+
+def _checked_template(workspace: Any, name: str, sota: ActiveSota) -> Template:
+    """The template that RD-Agent chose, held to what the run was checked for.
+
+    Usually `CONFIG_NAME`; a checkout may have another for another market.
+
+    Raises:
+        HostError: It does not load mined factors, or its dates are not those that the factors were checked on.
+    """
+    text = workspace.file_dict.get(name)
+    template = read_template(text, name) if text else None
+    if template is None or not template.names_file(TABLE_NAME):
+        raise HostError(
+            "host-changed",
+            f"RD-Agent back-tests this model with {name}, which does not load {TABLE_NAME}: its model runner did not "
+            "take the factor experiments that it was given.",
+            "docs/activation.md says what a model runner has to do.",
+        )
+    if name != CONFIG_NAME and (segments := installed_traits().segments(template)) != sota.segments:
+        raise HostError(
+            "host-changed",
+            f"RD-Agent back-tests this model with {name}, from {segments.train_start} to {segments.test_end}. The SOTA "
+            f"factors were checked for the dates of {CONFIG_NAME}, {sota.segments.train_start} to "
+            f"{sota.segments.test_end}.",
+            f"Give both templates the same dates, or have RD-Agent use {CONFIG_NAME}.",
+        )
+    return template
 
 
 def _remove(table: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import HostError
-from rdagent_sota_patch.plugin.host_source import find_host
-from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.host_source import find_host
+from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.factors.segments import Segments
@@ -25,12 +25,12 @@ def rdagent_version() -> str:
 
 def alpha_features() -> dict[str, str]:
     """RD-Agent's default Alpha features, name to Qlib expression."""
-    return installed_release().alpha_features()
+    return installed_traits().alpha_features()
 
 
 def model_segments() -> Segments:
     """The dates of the model stage."""
-    return installed_release().segments()
+    return installed_traits().segments()
 
 
 def workspace_root() -> Path:

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import HostError, Problem
 from rdagent_sota_patch.factors.sources import TABLE_NAME
-from rdagent_sota_patch.plugin.host_source import CONFIG_NAME, MODEL_TEMPLATE, HostSource, find_host
-from rdagent_sota_patch.plugin.release import release_of
+from rdagent_sota_patch.host_source import CONFIG_NAME, HostSource, bare_name, find_host
+from rdagent_sota_patch.plugin.traits import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-OLDEST = (0, 8, 0)
-
-_HINT = "Use a supported release (docs/activation.md), or undo what was changed in its source (docs/hand-edits.md)."
+_HINT = (
+    "The plugin works with RD-Agent 0.8.0 and 1.0.0 and with checkouts that have what docs/activation.md lists; "
+    "what was looked for is not where it was looked for."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ _FUNCTIONS = (
     ),
 )
 
-_HISTORY = ("self.hist", "self.dag_parent", "self.idx2loop_id", "NEW_ROOT")
+_HISTORY = ("hist", "dag_parent", "idx2loop_id", "NEW_ROOT")
 """What ``Trace`` keeps a run's history in (``core/proposal.py``), for ``SOTA_INHERIT_TRACE``."""
 
 _PAIRING = "zip(exp.sub_workspace_list, exp.prop_dev_feedback)"
@@ -115,8 +116,14 @@ def require_known_host() -> None:
     Raises:
         HostError: It does not; says all of what is otherwise.
     """
-    if problems := check_host(find_host()):
+    if problems := _installed_problems(find_host()):
         raise HostError.of(problems)
+
+
+@functools.cache
+def _installed_problems(host: HostSource) -> tuple[Problem, ...]:
+    # It does not change while this process has it loaded, and is asked for at every snapshot.
+    return check_host(host)
 
 
 def host_problems(root: Path, version: str = "") -> tuple[Problem, ...]:
@@ -132,21 +139,9 @@ def host_problems(root: Path, version: str = "") -> tuple[Problem, ...]:
     return check_host(HostSource(package if package.is_dir() else root, version))
 
 
-@functools.cache
 def check_host(host: HostSource) -> tuple[Problem, ...]:
     """Everything in which ``host`` is not as the plugin needs it."""
-    return (*_age(host), *(Problem("host-changed", f"{host}: {what}", _HINT) for what in _changes(host)))
-
-
-def _age(host: HostSource) -> Iterator[Problem]:
-    if host.release is not None and host.release < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        yield Problem(
-            "host-too-old",
-            f"{host} is older than {oldest}. How such a release feeds its models and what its logs hold was never "
-            "tested, so that nothing would vouch for a model's features.",
-            f"pip install 'rdagent>={oldest}'",
-        )
+    return tuple(Problem("host-changed", f"{host}: {what}", _HINT) for what in _changes(host))
 
 
 def _changes(host: HostSource) -> Iterator[str]:
@@ -156,44 +151,40 @@ def _changes(host: HostSource) -> Iterator[str]:
         if not isinstance(found, ast.ClassDef):
             missing.add(name)
             yield f"{file} has no class {name}."
-        elif base not in {_bare_name(node) for node in found.bases}:
+        elif base not in {bare_name(node) for node in found.bases}:
             yield f"{file}: {name} does not derive from {base}."
     for expected in _FUNCTIONS:
         if expected.name.partition(".")[0] not in missing:
             yield from _function_changes(host, expected)
     if not _keeps_wrapped(_find(host.parse(_UTILS), _CACHE)):
         yield f"{_UTILS}: {_CACHE} does not use functools.wraps, so the bare develop cannot be reached."
-    proposal = host.read("core/proposal.py")
-    for text in _HISTORY:
-        if f"{text}:" not in proposal:
-            yield f"core/proposal.py: Trace does not keep {text.removeprefix('self.')}."
-    if _PAIRING not in host.read(f"{_QLIB}/developer/utils.py"):
+    history = _attributes_of(host.parse("core/proposal.py"))
+    for name in _HISTORY:
+        if name not in history:
+            yield f"core/proposal.py: Trace does not keep {name}."
+    utils = host.parse(f"{_QLIB}/developer/utils.py")
+    if not any(isinstance(node, ast.Call) and ast.unparse(node) == _PAIRING for node in ast.walk(utils)):
         yield f"{_QLIB}/developer/utils.py does not pair sub-workspaces with verdicts: {_PAIRING}."
-    if "self.loop_prev_out:" not in host.read("utils/workflow/loop.py"):
+    if "loop_prev_out" not in _attributes_of(host.parse("utils/workflow/loop.py")):
         yield "utils/workflow/loop.py: LoopBase does not keep loop_prev_out."
-    runner = host.read(f"{_QLIB}/developer/model_runner.py")
+    runner = {
+        node.value
+        for node in ast.walk(host.parse(f"{_QLIB}/developer/model_runner.py"))
+        if isinstance(node, ast.Constant)
+    }
     for text in (CONFIG_NAME, TABLE_NAME):
-        if f'"{text}"' not in runner:
+        if text not in runner:
             yield f"{_QLIB}/developer/model_runner.py does not name {text}."
-    yield from _template_changes(host)
+    yield from Traits(host).problems()
 
 
-def _template_changes(host: HostSource) -> Iterator[str]:
-    template = host.read(MODEL_TEMPLATE)
-    for text in (f'"{TABLE_NAME}"', "{{ num_features }}"):
-        if text not in template:
-            yield f"{MODEL_TEMPLATE} does not hold {text}."
-    try:
-        release = release_of(host)
-        release.drop_alpha(template)
-        release.alpha_features()
-    except HostError as error:
-        yield error.problems[0].message
-        return
-    yield from release.changes()
-    workspace = f"{_QLIB}/experiment/workspace.py"
-    if f'"{release.returns_name}"' not in host.read(workspace):
-        yield f"{workspace} does not look for {release.returns_name}."
+def _attributes_of(tree: ast.AST) -> set[str]:
+    """Names that something in ``tree`` sets, on ``self`` or in a class's body."""
+    return {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store)
+    }
 
 
 def _function_changes(host: HostSource, expected: _Function) -> Iterator[str]:
@@ -211,7 +202,7 @@ def _function_changes(host: HostSource, expected: _Function) -> Iterator[str]:
             f"{expected.file}: {expected.name} takes ({', '.join(names)}), where "
             f"({', '.join(expected.parameters)}) is expected, and the rest optional."
         )
-    if expected.decorator and expected.decorator not in map(_bare_name, found.decorator_list):
+    if expected.decorator and expected.decorator not in map(bare_name, found.decorator_list):
         yield f"{expected.file}: {expected.name} is not decorated with {expected.decorator}."
 
 
@@ -225,19 +216,8 @@ def _find(tree: ast.AST | None, name: str) -> ast.AST | None:
 
 def _keeps_wrapped(decorator: ast.AST | None) -> bool:
     return decorator is not None and any(
-        _bare_name(used) == "wraps"
+        bare_name(used) == "wraps"
         for node in ast.walk(decorator)
         if isinstance(node, ast.FunctionDef)
         for used in node.decorator_list
     )
-
-
-def _bare_name(node: ast.expr) -> str:
-    """``Name`` in ``Name``, ``module.Name``, ``Name[…]`` and ``Name(…)``."""
-    if isinstance(node, ast.Call):
-        return _bare_name(node.func)
-    if isinstance(node, ast.Subscript):
-        return _bare_name(node.value)
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""

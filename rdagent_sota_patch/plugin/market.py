@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.factors.checks import check_instruments
-from rdagent_sota_patch.plugin.host_source import MODEL_TEMPLATE, find_host
+from rdagent_sota_patch.host_source import MODEL_TEMPLATE, find_host
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.errors import Problem

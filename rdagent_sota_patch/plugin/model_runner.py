@@ -19,7 +19,7 @@ from rdagent_sota_patch.factors.sources import METRICS_NAME, TABLE_NAME
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.feeding import feeding
 from rdagent_sota_patch.plugin.inheritance import without_inherited
-from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.plugin.traits import installed_traits
 from rdagent_sota_patch.plugin.usage import (
     USAGE_NAME,
     add_model_metrics,
@@ -30,6 +30,7 @@ from rdagent_sota_patch.plugin.usage import (
     require_proof,
     write_usage,
 )
+from rdagent_sota_patch.sessions.trace import EMBEDDED_NAMES
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def run_key(runner: Any, exp: Any) -> str:
             {
                 "fingerprint": sota.table.fingerprint,
                 "use_alpha": sota.use_alpha,
-                "base_features": dict(installed_release().features_of(exp)),
+                "base_features": dict(installed_traits().features_of(exp)),
                 "segments": describe_segments(sota.segments),
                 "tasks": [task.get_task_information() for task in exp.sub_tasks],
                 "model_type": [task.model_type for task in exp.sub_tasks],
@@ -164,14 +165,23 @@ def _required_sota() -> ActiveSota:
 
 
 def _code_of(workspace: Any) -> dict[str, str]:
-    return {} if workspace is None else {name: str(text) for name, text in workspace.file_dict.items()}
+    """A workspace's files by name: text as it is, anything else by its hash; a back-test's weights are no input."""
+    if workspace is None:
+        return {}
+    return {
+        name: content if isinstance(content, str) else hashlib.sha256(bytes(content)).hexdigest()
+        for name, content in workspace.file_dict.items()
+        if name not in EMBEDDED_NAMES
+    }
 
 
 def _is_whole(workspace: Path) -> bool:
     """Whether a workspace holds what a run leaves: table, record, metrics, returns and recorder."""
-    files = (TABLE_NAME, USAGE_NAME, METRICS_NAME, installed_release().returns_name, "model.py")
-    return all((workspace / name).is_file() for name in files) and any(
-        (workspace / "mlruns").glob("*/*/artifacts/params.pkl")
+    files = (TABLE_NAME, USAGE_NAME, METRICS_NAME, "model.py")
+    return (
+        all((workspace / name).is_file() for name in files)
+        and any((workspace / name).is_file() for name in installed_traits().returns_names)
+        and any((workspace / "mlruns").glob("*/*/artifacts/params.pkl"))
     )
 
 

@@ -10,12 +10,12 @@ from rdagent.log import rdagent_logger as logger
 from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, SourceError
 from rdagent_sota_patch.factors.features import summarize
 from rdagent_sota_patch.factors.saving import require_writable
+from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems
-from rdagent_sota_patch.plugin.host_source import find_host
 from rdagent_sota_patch.plugin.inheritance import inherit_history, is_inherited
-from rdagent_sota_patch.plugin.release import installed_release
 from rdagent_sota_patch.plugin.scenario import announce_features
+from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ def _check(loop: Any, settings: Settings) -> None:
         from rdagent_sota_patch.plugin.causal import require_causal
 
         require_causal(sota.source, sota.table.names)
-    base_features = installed_release().features_of_run(loop)
+    base_features = installed_traits().features_of_run(loop)
     _report(sota, base_features)
     announce_features(sota, base_features, grows=_is_quant(loop))
     if settings.sota_inherit_trace:

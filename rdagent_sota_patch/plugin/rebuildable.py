@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import Problem, SourceError
 from rdagent_sota_patch.plugin.host import factor_data_folder
-from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.plugin.traits import installed_traits
 from rdagent_sota_patch.sessions.logs import log_roots
 from rdagent_sota_patch.sessions.records import Signature
 from rdagent_sota_patch.settings import parse_switch
@@ -74,7 +74,7 @@ def _obstacles(source: Source) -> Iterator[Problem]:
 def _missing_ability(source: Source) -> Iterator[Problem]:
     """Base features as code are an addition of 1.0.0; an older RD-Agent would leave them out without a word."""
     experiment = source.experiment
-    if experiment is None or installed_release().runs_feature_codes:
+    if experiment is None or installed_traits().runs_feature_codes:
         return
     codes = {name for record in (*experiment.based_on, experiment) for name in record.base_feature_codes}
     if codes:
@@ -89,7 +89,7 @@ def _missing_ability(source: Source) -> Iterator[Problem]:
 def _is_vouched_for(session: Session) -> bool:
     if session.signature is Signature.VERIFIED:
         return True
-    if session.signature is not Signature.UNSIGNED or installed_release().signs_sessions:
+    if session.signature is not Signature.UNSIGNED or installed_traits().signs_sessions is not False:
         return False
     log = session.log.resolve()
     roots = {root.resolve() for root in log_roots(os.environ)}

@@ -164,9 +164,9 @@ def test_doctor_and_run_agree_on_a_patched_source(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the hook, a patched source activates the plugin for both, and a half patched one for neither."""
+    from rdagent_sota_patch.host_source import HostSource
     from rdagent_sota_patch.patching.source import apply_patch, inspect_source
     from rdagent_sota_patch.plugin import activation
-    from rdagent_sota_patch.plugin.host_source import HostSource
 
     def slugs() -> list[list[str]]:
         """Problems that the doctor tells, and those that a run ends with."""

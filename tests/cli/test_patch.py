@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from rdagent_sota_patch.cli import app
 from rdagent_sota_patch.errors import Problem
+from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.patching.source import inspect_source
 from rdagent_sota_patch.plugin import host_check
-from rdagent_sota_patch.plugin.host_source import find_host
 from tests.patching.released import LOOP, OLDER, RUNNER, read_source, write_source
 
 ACTIONS = ("show", "check", "apply", "revert")

@@ -14,7 +14,7 @@ from rdagent_sota_patch.demo.llm import ChatRecord
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import source_of
-from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.host_source import find_host
 from tests.integration.conftest import RealRun, from_log, table_of
 from tests.integration.evidence import (
     global_names,
@@ -140,7 +140,7 @@ def test_prompts_in_the_documents_are_the_real_ones(
     sandbox: Sandbox, off: RealRun, both: RealRun, tmp_path: Path, moment: str
 ) -> None:
     """docs/prompts shows what the LLM really received, save for measured numbers."""
-    if installed_release().name != "1.0.0":
+    if find_host().version != "1.0.0":
         pytest.skip("the page shows the newest release's prompts")
     run = {"before": off, "after": both}[moment]
     received = tmp_path / f"model-stage-{moment}.txt"

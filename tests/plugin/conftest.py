@@ -83,7 +83,7 @@ def make_experiment(rdagent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from rdagent.core.conf import RD_AGENT_SETTINGS
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
 
-    from rdagent_sota_patch.plugin.release import installed_release
+    from rdagent_sota_patch.plugin.traits import installed_traits
 
     monkeypatch.setattr(RD_AGENT_SETTINGS, "workspace_path", tmp_path / "work spaces")
     monkeypatch.setattr(RD_AGENT_SETTINGS, "pickle_cache_folder_path_str", str(tmp_path / "cache"))
@@ -109,7 +109,7 @@ def make_experiment(rdagent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         workspace.inject_files(**{"model.py": code})
         experiment.sub_workspace_list = [workspace]
         # As RDLoop does from its plan; 0.8.0 knows no such attribute, and has the same features in its template.
-        experiment.base_features = installed_release().alpha_features()
+        experiment.base_features = installed_traits().alpha_features()
         return experiment
 
     return make
@@ -123,7 +123,7 @@ def backtest(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """
     from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
 
-    from rdagent_sota_patch.plugin.release import installed_release
+    from rdagent_sota_patch.plugin.traits import installed_traits
 
     calls: list[dict[str, Any]] = []
 
@@ -140,7 +140,7 @@ def backtest(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
                 "table": table.read_bytes() if table.exists() else None,
             }
         )
-        for name in (installed_release().returns_name, "qlib_res.csv"):
+        for name in (installed_traits().returns_names[0], "qlib_res.csv"):
             (self.workspace_path / name).write_text("", encoding="utf-8")
         usage = self.workspace_path / "sota_source.json"
         write_recorder(self.workspace_path, alpha_of(self.workspace_path) if usage.exists() else {})

@@ -9,6 +9,7 @@ import pytest
 
 from rdagent_sota_patch._startup import AttachFinder
 from rdagent_sota_patch.errors import HostError
+from rdagent_sota_patch.host_source import HostSource, find_host
 from rdagent_sota_patch.patching.source import apply_patch, inspect_source
 from rdagent_sota_patch.plugin import activation
 from rdagent_sota_patch.plugin.activation import (
@@ -17,7 +18,6 @@ from rdagent_sota_patch.plugin.activation import (
     runner_notices,
     runner_problems,
 )
-from rdagent_sota_patch.plugin.host_source import HostSource, find_host
 from tests.patching.released import LOOP, write_source
 from tests.patching.released import RUNNER as RUNNER_FILE
 

@@ -198,7 +198,7 @@ def test_own_factors_and_model_stay(
     backtest: list[dict[str, Any]],
 ) -> None:
     """What the run accepted itself joins in once, and its model takes the features that there are."""
-    from rdagent_sota_patch.plugin.release import installed_release
+    from rdagent_sota_patch.plugin.traits import installed_traits
 
     in_force(make_sota(metrics=KNOWN))
     own = runner.develop(make_factors("Own"))
@@ -208,7 +208,7 @@ def test_own_factors_and_model_stay(
     assert names_in(outcome) == ["Gap", "KLEN", "New", "Own"]
     assert backtest[-1]["name"] == "conf_combined_factors_sota_model.yaml"
     # KLEN is a mined factor and an Alpha feature: one column.
-    alpha = installed_release().features_of(outcome)
+    alpha = installed_traits().features_of(outcome)
     assert backtest[-1]["env"]["num_features"] == len(alpha) + 3
 
 

@@ -12,6 +12,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError
+from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin import hand_edits
 from rdagent_sota_patch.plugin.hand_edits import (
     Effect,
@@ -19,7 +20,6 @@ from rdagent_sota_patch.plugin.hand_edits import (
     hand_edit_notices,
     hand_edit_problems,
 )
-from rdagent_sota_patch.plugin.host_source import find_host
 
 Factory = Callable[..., Any]
 

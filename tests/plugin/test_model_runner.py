@@ -14,8 +14,8 @@ import yaml
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SourceError
-from rdagent_sota_patch.plugin.host_source import CONFIG_NAME
-from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.host_source import CONFIG_NAME
+from rdagent_sota_patch.plugin.traits import installed_traits
 from tests.recorders.forged_recorder import write_recorder
 
 Factory = Callable[..., Any]
@@ -54,10 +54,10 @@ def test_feeds_alpha_and_sota(
     (call,) = backtest
     assert call["table"] == table.read_bytes()
     assert call["name"] == "conf_sota_factors_model.yaml"
-    alpha = installed_release().alpha_features()
+    alpha = installed_traits().alpha_features()
     del alpha["KLEN"]
     assert call["env"]["num_features"] == "21"
-    assert call["env"].items() >= installed_release().run_variables(alpha, 21).items()
+    assert call["env"].items() >= installed_traits().run_variables(alpha, 21).items()
     usage = experiment.sota_source
     assert usage["feature_order"] == sorted(["Gap", "KLEN", *alpha])
     assert usage["alpha_factors"] == alpha
@@ -292,7 +292,7 @@ def test_another_input_stops_the_run(
     backtest: list[dict[str, Any]],
 ) -> None:
     """SOTA factors alone were asked for, and the model has Alpha features as well: no result, and none in the cache."""
-    alpha = installed_release().alpha_features()
+    alpha = installed_traits().alpha_features()
     afterwards(lambda workspace: write_recorder(workspace, alpha))
     with pytest.raises(HostError, match=r"the model has .*KLOW.* as well") as caught:
         develop(make_experiment(), make_sota(use_alpha=False))
@@ -311,7 +311,7 @@ def test_another_input_is_marked_where_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """SOTA_STRICT off: a warning and a mark; a strict run then does not take it from the cache."""
-    alpha = installed_release().alpha_features()
+    alpha = installed_traits().alpha_features()
     afterwards(lambda workspace: write_recorder(workspace, alpha))
     monkeypatch.setenv("SOTA_STRICT", "false")
     experiment = develop(make_experiment(), make_sota(use_alpha=False))

@@ -12,7 +12,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SettingsError, SourceError
-from rdagent_sota_patch.plugin.release import installed_release
+from rdagent_sota_patch.plugin.traits import installed_traits
 from rdagent_sota_patch.settings import Settings
 
 Factory = Callable[..., Any]
@@ -59,7 +59,7 @@ def runner(rdagent: Path) -> Any:
 def test_summary_of_a_model_stage(name: str, prepare: Factory, runner: Any, make_sota: Factory) -> None:
     """A good source is summed up, wherever the loop's class was defined."""
     lines = prepare(make_loop(name, runner), make_sota(), load_sota_factors=True)
-    alpha = len(installed_release().features_of_run(make_loop(name, runner)))
+    alpha = len(installed_traits().features_of_run(make_loop(name, runner)))
     expected = {1: "2 SOTA + 1 Alpha → 3 features", 20: "2 SOTA + 20 Alpha, 1 name shared → 21 features"}
     assert any(expected[alpha] in line for line in lines)
     assert "SOTA factors shape: (120, 2)" in lines

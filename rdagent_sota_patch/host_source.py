@@ -6,19 +6,19 @@ import ast
 import functools
 import importlib.metadata
 import importlib.util
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CONFIG_NAME = "conf_sota_factors_model.yaml"
 """RD-Agent's template for models on mined factors."""
 
 MODEL_TEMPLATE = f"scenarios/qlib/experiment/model_template/{CONFIG_NAME}"
-
-_NUMBERS = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
-_BUILD = re.compile(r"dev|\+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,38 +27,38 @@ class HostSource:
 
     Attributes:
         folder: The package's folder, ``…/rdagent``.
-        version: As its distribution says; empty where it is run from a folder and not installed.
+        version: As its distribution says; empty where it is run from a folder and not installed. For messages alone:
+            a checkout may have any number.
     """
 
     folder: Path
-    version: str
+    version: str = ""
 
     def __str__(self) -> str:
         return f"RD-Agent {self.version or 'of unknown version'} ({self.folder})"
 
-    @property
-    def release(self) -> tuple[int, int, int] | None:
-        """The release's numbers; None for a build from a checkout, whose number may be anything.
-
-        (RD-Agent takes its version from git tags, which a shallow clone does not have.)
-        """
-        numbers = _NUMBERS.match(self.version)
-        if numbers is None or _BUILD.search(self.version):
-            return None
-        major, minor, patch = numbers.groups("0")
-        return int(major), int(minor), int(patch)
-
     def read(self, file: str) -> str:
-        """Text of ``file``, a path below the package; empty if it is not there."""
+        """Text of ``file``, a path below the package, with ``\\n`` as line end; empty if it is not there."""
         path = self.folder / file
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
 
     def parse(self, file: str) -> ast.Module:
         """Syntax tree of ``file``; an empty one if it is not there or not Python of this version."""
-        try:
-            return ast.parse(self.read(file))
-        except SyntaxError:
-            return ast.Module(body=[], type_ignores=[])
+        return parse_python(self.read(file))
+
+    def modules(self, *folders: str) -> Iterator[str]:
+        """The Python files below ``folders``, as paths below the package, sorted."""
+        for folder in folders:
+            for path in sorted((self.folder / folder).rglob("*.py")):
+                yield path.relative_to(self.folder).as_posix()
+
+
+def parse_python(text: str) -> ast.Module:
+    """Syntax tree of ``text``; an empty one if it is not Python of this version."""
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError):
+        return ast.Module(body=[], type_ignores=[])
 
 
 def find_host() -> HostSource:
@@ -75,6 +75,25 @@ def find_host() -> HostSource:
             "Install rdagent-sota-patch into the environment that runs `rdagent`.",
         )
     return HostSource(Path(next(iter(package.submodule_search_locations))), _version())
+
+
+def find_host_if_any() -> HostSource | None:
+    """The RD-Agent that this Python would import; None where there is none."""
+    try:
+        return find_host()
+    except HostError:
+        return None
+
+
+def bare_name(node: ast.AST) -> str:
+    """``Name`` in ``Name``, ``module.Name``, ``Name[…]`` and ``Name(…)``."""
+    if isinstance(node, ast.Call):
+        return bare_name(node.func)
+    if isinstance(node, ast.Subscript):
+        return bare_name(node.value)
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 @functools.cache
