@@ -16,6 +16,7 @@ from rdagent_sota_patch.cli.output import (
     problem_to_plain,
 )
 from rdagent_sota_patch.factors.features import summarize
+from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.doctor import Diagnosis, diagnose
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _verdict(diagnosis: Diagnosis) -> str:
 
 def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "plugin", f"active ({diagnosis.active})" if diagnosis.active else "not active"
-    yield "rdagent", diagnosis.rdagent or "not installed"
+    yield "rdagent", f"{diagnosis.rdagent} ({find_host().folder})" if diagnosis.rdagent else "not installed"
     source, table = diagnosis.source, diagnosis.table
     if source is not None:
         loop = f", loop {source.loop}" if source.loop is not None else ""

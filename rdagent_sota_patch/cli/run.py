@@ -16,6 +16,7 @@ from rdagent_sota_patch.cli.run_report import outcome_to_plain, render_outcome, 
 from rdagent_sota_patch.errors import HostError, Problem
 from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.activation import find_activation, runner_problems
+from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_problems
 from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.logs import LATEST, find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
@@ -107,7 +108,11 @@ def _check_usage(options: RunOptions) -> None:
 def _require_plugin() -> None:
     """Said now, not after a night of mining: whether the model stage would have the plugin, and a runner it feeds."""
     find_activation()
-    if problems := tuple(runner_problems(find_host(), os.environ)):
+    host = find_host()
+    # Of the sources, the model stage gets its log alone.
+    switches = {"LOAD_SOTA_FROM_LOG": "true", "SAVE_SOTA_FACTORS": os.environ.get("SAVE_SOTA_FACTORS", "")}
+    edits = hand_edit_problems(find_hand_edits(host.folder), switches)
+    if problems := (*runner_problems(host, os.environ), *edits):
         raise HostError.of(problems)
 
 

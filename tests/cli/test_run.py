@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rdagent_sota_patch.cli import app
+from rdagent_sota_patch.plugin.hand_edits import Effect, HandEdit
 from rdagent_sota_patch.stages.state import read_state
 from tests.sessions.generated_log import METRICS
 from tests.stages.conftest import (
@@ -80,6 +81,34 @@ def test_bad_usage(standin: Standin, project: Path, arguments: list[object]) -> 
     """Exit code 2 before anything is made."""
     assert run(*arguments).exit_code == 2
     assert list(project.iterdir()) == []
+
+
+def test_a_runner_that_cannot_be_fed_is_told_before_the_factor_stage(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model stage would stop at it, hours later."""
+    pytest.importorskip("rdagent")
+    monkeypatch.setenv("QLIB_MODEL_RUNNER", "rdagent.scenarios.qlib.developer.factor_runner.QlibFactorRunner")
+    result = run("--factor-loops", 1, "--model-loops", 1, "--json")
+    assert result.exit_code == 1
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert problem["slug"] == "runner-without-sota" and "QlibFactorRunner" in problem["message"]
+    assert standin.calls == []
+
+
+@pytest.mark.parametrize("switch", ["LOAD_SOTA_FROM_LOG", "LOAD_SOTA_FROM_WORKSPACE", "SAVE_SOTA_FACTORS"])
+def test_a_hand_edit_is_told_before_the_factor_stage(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    """Unless its switch is one that the model stage will not have on, whatever the environment says."""
+    pytest.importorskip("rdagent")
+    edit = HandEdit(Path("runner.py"), 7, switch, Effect.REPLACES)
+    monkeypatch.setattr("rdagent_sota_patch.cli.run.find_hand_edits", lambda source: (edit,))
+    monkeypatch.setenv("SAVE_SOTA_FACTORS", "true")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    result = run("--factor-log", "nowhere", "--model-loops", 1, "--json")
+    slugs = [problem["slug"] for problem in json.loads(result.stdout)["problems"]]
+    assert slugs == ["log-not-found" if switch == "LOAD_SOTA_FROM_WORKSPACE" else "hand-edit"]
 
 
 def test_disabled_plugin_is_told_before_the_factor_stage(

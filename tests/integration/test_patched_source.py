@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,10 @@ loop, runner = sys.modules[{LOOP_MODULE!r}], sys.modules[{RUNNER_MODULE!r}]
 print(loop.__file__)
 print([bool(getattr(module, "__rdagent_sota_patch__", False)) for module in (loop, runner)])
 print(any("AttachFinder" in str(finder) for finder in sys.meta_path))
+"""
+DOCTOR = f"""{WITHOUT_HOOK}
+from rdagent_sota_patch.cli import app
+app(["doctor", "--json"])
 """
 RUN = f"""{WITHOUT_HOOK}
 from rdagent.app.cli import app
@@ -69,6 +74,20 @@ def look_at_modules(sandbox: Sandbox, source: Path) -> list[str]:
     return output.splitlines()[-3:]
 
 
+def ask_doctor(sandbox: Sandbox, source: Path) -> tuple[bool, list[str]]:
+    """Whether ``doctor`` calls the plugin active without the hook, and its problems."""
+    done = subprocess.run(
+        [sys.executable, "-c", DOCTOR],
+        cwd=sandbox.project,
+        env=sandbox.environment("doctor", {"PYTHONPATH": str(source)}),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    document = json.loads(done.stdout)
+    return document["active"], [problem["slug"] for problem in document["problems"]]
+
+
 def run_model_stage(sandbox: Sandbox, source: Path, settings: dict[str, str]) -> RunResult:
     """``rdagent fin_model --loop-n 1`` from ``source``, as ``Sandbox.run`` does with the installed program."""
     name = "patched-source"
@@ -90,10 +109,12 @@ def test_a_patched_source_feeds_the_model(sandbox: Sandbox, factor_run: RealRun,
     originals = contents(source)
     loop_file = str(source / (LOOP_MODULE.replace(".", "/") + ".py"))
     assert look_at_modules(sandbox, source) == [loop_file, "[False, False]", "False"]
+    assert ask_doctor(sandbox, source) == (False, ["not-active"])
 
     applied = run_tool(sandbox, "patch", "apply", "--source", str(source))
     assert applied.returncode == 0, applied.stderr
     assert look_at_modules(sandbox, source) == [loop_file, "[True, True]", "False"]
+    assert ask_doctor(sandbox, source) == (True, [])
 
     result = run_model_stage(sandbox, source, from_log(factor_run))
     assert result.failure == "", result.tail()
