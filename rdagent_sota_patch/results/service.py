@@ -264,6 +264,9 @@ class Service:
         """The bundle of the factors' model; in words, why there is none."""
         if view.sota is None:
             return why_none(view.session)
+        if view.sota.recorder_error is not None:
+            # An export would find the same, and take its time.
+            return view.sota.recorder_error
         try:
             return await self._bundles.get(BundleRequest(view, "factor", False))
         except SotaError as error:
