@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.api.sending import respond
 from rdagent_sota_patch.bundle.documents import ORDER_NAME, FactorOrder
+from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.pages.rendering import CONTENT_SECURITY_POLICY, render_run, render_runs
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
 from rdagent_sota_patch.results.checkout_answers import (
@@ -37,7 +38,7 @@ from rdagent_sota_patch.results.schemas import (
     TaskSummary,
 )
 from rdagent_sota_patch.results.service import Service
-from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS
+from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, in_words
 from rdagent_sota_patch.results.tasks import LATEST
 from rdagent_sota_patch.results.views import JSON
 
@@ -287,8 +288,14 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
         return _html(render_runs(listing, address(request)))
 
     @_page(app, "/runs/{task_id}")
-    async def run_page(task_id: TaskId, request: Request) -> Response:
+    async def run_page(task_id: TaskId, request: Request, figures: bool = False) -> Response:
         view = await service.find(task_id)
+        found, why = await service.find_figures(view), None
+        if found is None and figures:
+            try:
+                found = await service.measure_factors(view.session.task_id)
+            except SotaError as error:
+                why = in_words(error)
         # In a thread, since a hundred formulas take their time.
         return _html(
             await asyncio.to_thread(
@@ -299,6 +306,8 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
                 view.anchor,
                 view.codes,
                 address=address(request),
+                figures=None if found is None else FactorMetrics.model_validate_json(found.content or b""),
+                no_figures=why,
             )
         )
 

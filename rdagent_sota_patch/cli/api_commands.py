@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rdagent_sota_patch.cli.bundle_commands import LayoutChoice, LayoutOption
-from rdagent_sota_patch.cli.output import JsonOption, reports_errors
+from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 
 TokenOption = Annotated[
     Path | None,
@@ -34,6 +34,7 @@ def serve(
             help="Qlib's data for a bundle's evidence; where the training had it if not given.",
         ),
     ] = None,
+    data: DataOption = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -64,6 +65,7 @@ def serve(
         port=port,
         token_file=token_file,
         qlib_dir=None if qlib_dir is None else qlib_dir.expanduser(),
+        data=data,
         cache=cache,
         cache_gb=cache_gb,
         origins=tuple(origins or ()),

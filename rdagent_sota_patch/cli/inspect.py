@@ -21,6 +21,7 @@ from rdagent_sota_patch.settings import load_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rdagent_sota_patch.results.factor_metrics import FactorMetrics
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 
 ANNUALIZED_RETURN = "1day.excess_return_with_cost.annualized_return"
@@ -34,14 +35,52 @@ _COLUMNS = (
     ("max drawdown", MAX_DRAWDOWN),
 )
 
+_BASIS_POINTS = 10_000
+_WIDE = 110
+_FIGURES = (
+    ("IC", "ic_mean", ".3f", True),
+    ("t", "ic_t", ".1f", True),
+    ("RankIC", "rank_ic_mean", ".3f", True),
+    ("t", "rank_ic_t", ".1f", True),
+    ("ICIR", "rank_icir", ".2f", False),
+    ("5d", "rank_ic_5d", ".3f", True),
+    ("10d", "rank_ic_10d", ".3f", False),
+    ("20d", "rank_ic_20d", ".3f", True),
+    ("turn", "turnover", ".2f", True),
+    ("auto", "autocorrelation", ".2f", False),
+    ("cover", "coverage", ".2f", True),
+    ("top-low", "quantile_spread", "bp", True),
+)
+"""What a column is called, which figure it has, how it is written, and whether a narrow terminal has it as well."""
 
-def run_inspect(log: Path, as_json: bool) -> None:
-    """Print a run's loops."""
+
+def run_inspect(log: Path, as_json: bool, *, metrics: bool = False, data: Path | None = None) -> None:
+    """Print a run's loops.
+
+    Args:
+        log: As `find_log` takes it.
+        as_json: As one object.
+        metrics: With figures of each factor in the SOTA's table.
+        data: Market data for them.
+    """
     session = find_log(log, log_roots(os.environ))
+    figures = _measure(session, data) if metrics else None
     if as_json:
-        print_json(_to_plain(session))
-    else:
-        _show(session)
+        more = {} if figures is None else {"factor_metrics": figures.model_dump(mode="json")}
+        print_json({**_to_plain(session), **more})
+        return
+    _show(session)
+    if figures is not None:
+        _show_figures(figures)
+
+
+def _measure(session: Session, data: Path | None) -> FactorMetrics:
+    from rdagent_sota_patch.cli.bundle_commands import find_market_data
+    from rdagent_sota_patch.results.factor_metrics import find_inputs, measure_factors, name_inputs
+
+    roots = load_settings().sota_workspace_root
+    inputs = find_inputs(session, None, roots, data or find_market_data())
+    return measure_factors(session.task_id, inputs, name_inputs(session, inputs))
 
 
 def _to_plain(session: Session) -> dict[str, Any]:
@@ -146,6 +185,40 @@ def _show(session: Session) -> None:
         style="green",
         soft_wrap=True,
     )
+
+
+def _show_figures(found: FactorMetrics) -> None:
+    wide = out.width >= _WIDE
+    columns = [(label, name, form) for label, name, form, always in _FIGURES if always or wide]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("factor", overflow="fold", min_width=10)
+    for label, _, _ in columns:
+        table.add_column(label, justify="right", no_wrap=True)
+    for item in found.metrics:
+        values = [_figure(getattr(item, name), form) for _, name, form in columns]
+        table.add_row(escape(clean(item.factor_name)), *values)
+    out.print()
+    out.print(table)
+    first = next(iter(found.metrics), None)
+    span = f", {first.data_start} to {first.data_end}" if first is not None else ""
+    out.print(
+        f"Loop {found.loop}{span}; returns from {clean(found.return_source)}, entered on the day after. top-low: mean "
+        "daily return of the top fifth less the bottom fifth, in basis points. --json has every figure.",
+        style="dim",
+        markup=False,
+    )
+    for notice in found.notices:
+        err.print(f"! {clean(notice)}", style="yellow", markup=False, soft_wrap=True)
+    shown = [name for _, name, _ in columns]
+    missing = (item.missing[name] for item in found.metrics for name in shown if name in item.missing)
+    for reason in dict.fromkeys(missing):
+        err.print(f"A dash: {clean(reason)}", style="dim", markup=False, soft_wrap=True)
+
+
+def _figure(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value * _BASIS_POINTS:.1f}" if form == "bp" else f"{value:{form}}"
 
 
 def _verdict(experiment: ExperimentRecord, sota: ExperimentRecord | None) -> str:

@@ -10,7 +10,7 @@ from dotenv import load_dotenv
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
-from rdagent_sota_patch.cli.output import JsonOption, reports_errors
+from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.errors import SettingsError
 
@@ -73,11 +73,24 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @app.command()
 @reports_errors
-def inspect(log: LogArgument, as_json: JsonOption = False) -> None:
+def inspect(
+    log: LogArgument,
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics",
+            help="Compute figures of each SOTA factor, too: IC, decay, turnover, returns by fifth.",
+        ),
+    ] = False,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show a run's loops: kind, accepted or not, factors, metrics, workspace; the SOTA marked."""
     from rdagent_sota_patch.cli.inspect import run_inspect
 
-    run_inspect(log, as_json)
+    if data is not None and not metrics:
+        raise typer.BadParameter("It is for --metrics.", param_hint="--data")
+    run_inspect(log, as_json, metrics=metrics, data=data)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -24,6 +25,15 @@ EXIT_PROBLEM = 1
 """A problem was found. 0 is well; 2 is bad usage, given by Typer."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Market data (daily_pv.h5, or its folder) for the factors' figures; what FACTOR_CoSTEER_DATA_FOLDER names "
+        "if not given, and where there is none, the label of the back-test.",
+    ),
+]
 
 out = Console()
 err = Console(stderr=True)

@@ -27,6 +27,7 @@ class ServeOptions:
     """What ``serve`` takes.
 
     Attributes:
+        data: Market data for figures of single factors; what RD-Agent's settings name if None.
         cache: The server's own folder; None for the user's cache.
         cache_gb: How much of bundles it may hold.
         origins: Websites whose scripts may read the answers.
@@ -37,6 +38,7 @@ class ServeOptions:
     port: int
     token_file: Path | None
     qlib_dir: Path | None
+    data: Path | None
     cache: Path | None
     cache_gb: float
     origins: tuple[str, ...]
@@ -63,6 +65,7 @@ def run_serve(options: ServeOptions, as_json: bool) -> None:
     from rdagent_sota_patch.api.access import decide_access
     from rdagent_sota_patch.api.app import create_app
     from rdagent_sota_patch.api.server import ServerOptions, run_server
+    from rdagent_sota_patch.cli.bundle_commands import find_market_data
     from rdagent_sota_patch.results.service import Folders
 
     access = decide_access(options.host, options.token_file)
@@ -72,6 +75,7 @@ def run_serve(options: ServeOptions, as_json: bool) -> None:
         cache_bytes=int(options.cache_gb * (1 << 30)),
         roots=load_settings().sota_workspace_root,
         qlib_dir=options.qlib_dir,
+        data=options.data or find_market_data(),
     )
     app = create_app(folders, access, options.origins)
 

@@ -18,6 +18,22 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 )
 """The metrics that are shown first, by Qlib's name, and what they are called here; the two returns are after costs."""
 
+FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("ic_mean", "IC", ".4f"),
+    ("ic_t", "t", ".1f"),
+    ("rank_ic_mean", "Rank IC", ".4f"),
+    ("rank_ic_t", "t", ".1f"),
+    ("rank_icir", "ICIR", ".2f"),
+    ("rank_ic_5d", "5 days", ".4f"),
+    ("rank_ic_10d", "10 days", ".4f"),
+    ("rank_ic_20d", "20 days", ".4f"),
+    ("turnover", "Turnover", ".1%"),
+    ("autocorrelation", "Autocorr.", ".2f"),
+    ("coverage", "Coverage", ".1%"),
+    ("quantile_spread", "Top − low", ".2%"),
+)
+"""Figures of a single factor: by its field in the API's answer, its column's name, and how it is written."""
+
 _LABELS = dict(COLUMNS)
 _SHARES = frozenset({ANNUALIZED_RETURN, DRAWDOWN})
 _MISSING = "–"
@@ -41,6 +57,11 @@ def format_metric(name: str, value: float | None) -> str:
     if abs(value) >= _LARGE:
         return _signed(f"{value:.3e}")
     return _signed(f"{100 * value:.2f} %" if is_share(name) else f"{value:.4f}")
+
+
+def format_figure(value: float | None, form: str) -> str:
+    """A figure of a single factor; a dash for a missing one."""
+    return _MISSING if value is None else _signed(format(value, form).replace("%", " %"))
 
 
 def format_tick(value: float, step: float, *, share: bool) -> str:

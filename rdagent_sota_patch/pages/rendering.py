@@ -27,6 +27,7 @@ from rdagent_sota_patch.pages.visible import show_hidden
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rdagent_sota_patch.results.factor_metrics import FactorMetrics
     from rdagent_sota_patch.results.schemas import (
         FactorItem,
         LoopList,
@@ -75,12 +76,16 @@ def render_run(
     codes: Mapping[str, str],
     *,
     address: str | None = None,
+    figures: FactorMetrics | None = None,
+    no_figures: str | None = None,
 ) -> str:
     """One run: its loops as chart and table, the SOTA's factors, its models, what can be downloaded.
 
     Args:
         codes: Text of the factors' code, by their key for ``asset_bytes``.
         address: See `render_runs`.
+        figures: Of the SOTA's factors; None where they were not computed yet, which a link then does.
+        no_figures: Why they cannot be computed.
     """
     added, based = _split_factors(summary, loops)
     return _render(
@@ -96,6 +101,8 @@ def render_run(
         downloads=list_downloads(manifest, anchor),
         sync=sync_command(manifest.task_id, address) if summary.sota is not None else None,
         address=address,
+        figures=figures,
+        no_figures=no_figures,
     )
 
 
@@ -132,6 +139,8 @@ def _environment() -> Environment:
     environment.globals.update(
         style=Markup(_STYLE),
         columns=numbers.COLUMNS,
+        figure_columns=numbers.FIGURES,
+        format_figure=numbers.format_figure,
         asset_address=asset_address,
         page_address=page_address,
         task_address=task_address,

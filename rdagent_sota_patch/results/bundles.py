@@ -35,7 +35,6 @@ from rdagent_sota_patch.results.zipping import write_zip
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest, Stage
-    from rdagent_sota_patch.results.factor_metrics import Inputs
     from rdagent_sota_patch.results.views import RunView
 
 _BLOCK = 1 << 20
@@ -139,15 +138,6 @@ class Figures(OnDemand["FiguresRequest", Asset]):
         content = path.read_bytes()
         FactorMetrics.model_validate_json(content)
         return asset_of_bytes("factor_metrics", content, _MEDIA_TYPES[".json"])
-
-
-def name_figures(view: RunView, inputs: Inputs) -> str:
-    """A name for what figures are computed from: the loop, and table and returns by size and time."""
-    session, loop = view.session, inputs.experiment.loop
-    parts = (__version__, str(session.log), str(loop), *map(str, inputs.files))
-    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass"))
-    digest.update(stamp_files(inputs.files))
-    return digest.hexdigest()[:32]
 
 
 def _name_bundle(request: BundleRequest, roots: tuple[Path, ...]) -> str:

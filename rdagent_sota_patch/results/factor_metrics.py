@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from rdagent_sota_patch import __version__
 from rdagent_sota_patch.bundle.manifest import utc_now
 from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.market import read_market
@@ -27,7 +29,9 @@ from rdagent_sota_patch.recorders.recorder import find_recorder, parse_hint, rea
 from rdagent_sota_patch.recorders.trained import read_trained
 from rdagent_sota_patch.results.fields import TaskId, Text
 from rdagent_sota_patch.results.schemas import Answer
+from rdagent_sota_patch.results.watching import stamp_files
 from rdagent_sota_patch.sessions.frames import thaw_frame
+from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.thaw import Unthawable
 from rdagent_sota_patch.sessions.workspaces import find_workspace
 
@@ -194,8 +198,6 @@ def find_inputs(session: Session, loop: int | None, roots: Sequence[Path], data:
         SourceError: ``no-accepted-factors``.
         TableError: ``table-not-found``.
     """
-    from rdagent_sota_patch.sessions.locate import locate_sota
-
     if loop is None:
         experiment = locate_sota(session)
     else:
@@ -220,6 +222,14 @@ def find_inputs(session: Session, loop: int | None, roots: Sequence[Path], data:
     if data is not None and data.is_dir():
         data = data / DATA_NAME
     return Inputs(experiment, workspace / TABLE_NAME, data)
+
+
+def name_inputs(session: Session, inputs: Inputs) -> str:
+    """A name for what figures are computed from: the loop, and table and returns by size and time."""
+    parts = (__version__, str(session.log), str(inputs.experiment.loop), *map(str, inputs.files))
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass"))
+    digest.update(stamp_files(inputs.files))
+    return digest.hexdigest()[:32]
 
 
 def measure_factors(task_id: str, inputs: Inputs, batch: str) -> FactorMetrics:

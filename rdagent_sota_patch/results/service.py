@@ -24,7 +24,7 @@ from rdagent_sota_patch.bundle.documents import (
     ModelMeta,
 )
 from rdagent_sota_patch.errors import ApiError, SotaError
-from rdagent_sota_patch.results.bundles import Bundles, Figures, name_figures
+from rdagent_sota_patch.results.bundles import Bundles, Figures
 from rdagent_sota_patch.results.checkout_answers import (
     AlignedFactors,
     AlignmentPreview,
@@ -41,7 +41,7 @@ from rdagent_sota_patch.results.checkout_answers import (
 from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind, why_none
 from rdagent_sota_patch.results.disk_use import WorkspaceList, list_workspaces
 from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest
-from rdagent_sota_patch.results.factor_metrics import find_inputs
+from rdagent_sota_patch.results.factor_metrics import find_inputs, name_inputs
 from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
@@ -243,7 +243,7 @@ class Service:
     async def _request_figures(self, view: RunView, loop: int | None) -> FiguresRequest:
         def find() -> FiguresRequest:
             inputs = find_inputs(view.session, loop, self._roots, self._data)
-            return FiguresRequest(view, inputs, name_figures(view, inputs))
+            return FiguresRequest(view, inputs, name_inputs(view.session, inputs))
 
         return await asyncio.to_thread(find)
 
@@ -264,6 +264,9 @@ class Service:
         """The bundle of the factors' model; in words, why there is none."""
         if view.sota is None:
             return why_none(view.session)
+        if view.sota.recorder_error is not None:
+            # An export would find the same, and take its time.
+            return view.sota.recorder_error
         try:
             return await self._bundles.get(BundleRequest(view, "factor", False))
         except SotaError as error:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rdagent_sota_patch.factors.metrics import FactorFigures
 from rdagent_sota_patch.pages.rendering import render_run
+from rdagent_sota_patch.results.factor_metrics import FactorMetrics, FactorMetricsItem
 from rdagent_sota_patch.results.schemas import (
     AssetItem,
     Best,
@@ -62,10 +65,20 @@ class Run:
     loops: LoopList
     anchor: SotaFactorAnchor
     codes: dict[str, str]
+    figures: FactorMetrics | None = None
+    no_figures: str | None = None
 
     @property
     def page(self) -> str:
-        return render_run(self.manifest, self.summary, self.loops, self.anchor, self.codes)
+        return render_run(
+            self.manifest,
+            self.summary,
+            self.loops,
+            self.anchor,
+            self.codes,
+            figures=self.figures,
+            no_figures=self.no_figures,
+        )
 
 
 def make_factor(number: int, key: str | None = None, *, implemented: bool = True) -> FactorItem:
@@ -186,11 +199,50 @@ def make_anchor(task_id: str, sota: SotaItem | None, **changes: Any) -> SotaFact
 
 def long_run(count: int) -> Run:
     """A run in which every third loop is accepted, and some have no result."""
-    return make_run(
+    run = make_run(
         tuple(
             make_loop(number, decision=number % 3 == 0, **({"metrics": {}} if number % 17 == 5 else {}))
             for number in range(count)
         )
+    )
+    assert run.summary.sota is not None
+    return replace(run, figures=make_figures([factor.name for factor in run.summary.sota.factors]))
+
+
+def make_figures(names: Sequence[str], *, text: str = "", notices: tuple[str, ...] = ()) -> FactorMetrics:
+    """Figures of factors; those over twenty days are missing."""
+    found = FactorFigures(
+        ic_mean=0.0312, ic_t=4.2, rank_ic_mean=0.0401, rank_ic_t=5.1, rank_icir=0.21, rank_ic_5d=-0.0222,
+        rank_ic_10d=0.0101, turnover=0.312, autocorrelation=0.91, coverage=0.985, quantile_spread=0.0011,
+        quantile_returns=(-0.0004, -0.0001, 0.0, 0.0003, 0.0007), n_trading_days=700,
+    )  # fmt: skip
+    missing = {
+        name: text or "There are too few days." for name, value in asdict(found).items() if value is None
+    }
+    items = tuple(
+        FactorMetricsItem(
+            factor_name=name,
+            data_start="2020-01-02",
+            data_end="2022-12-30",
+            calculated_at=WHEN,
+            calc_batch_id="0" * 32,
+            missing=missing,
+            **asdict(found),
+        )
+        for name in names
+    )
+    return FactorMetrics(
+        task_id="run",
+        loop=2,
+        factor_count=len(items),
+        metrics_count=len(items),
+        parquet_path="/ws/combined_factors_df.parquet",
+        return_source=text or "/data/daily_pv.h5",
+        return_definition="as documented",
+        notices=notices,
+        metrics=items,
+        factor_reports=(),
+        calc_batch_id="0" * 32,
     )
 
 
@@ -281,6 +333,7 @@ def hostile_run() -> Run:
         loops=LoopList(task_id=BAD, loops=(loop, other)),
         anchor=make_anchor(BAD, sota, resolved_model_weight_key=None, resolved_model_weight_key_error=BAD),
         codes={f"{BAD}.py": f"# {BAD}\nprint('</code></pre><script>alert(3)</script>')\n"},
+        figures=make_figures([BAD], text=BAD, notices=(BAD,)),
     )
 
 

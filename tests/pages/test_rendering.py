@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from rdagent_sota_patch.pages import rendering
+from rdagent_sota_patch.pages.numbers import format_figure
 from rdagent_sota_patch.pages.rendering import (
     CONTENT_SECURITY_POLICY,
     render_problem,
@@ -219,3 +221,24 @@ def test_the_templates_are_part_of_the_package() -> None:
     assert {"base.html", "run.html", "runs.html", "problem.html", "style.css"} <= {
         p.name for p in folder.iterdir()
     }
+
+
+def test_figures_of_each_factor_stand_in_a_table() -> None:
+    """Once they were computed; before, a link that has them computed; or why they cannot be."""
+    run = long_run(3)
+    assert "0.0312" in run.page and "31.2 %" in run.page and "−0.0222" in run.page
+    assert 'title="There are too few days."' in run.page
+    without = replace(run, figures=None)
+    assert f'href="/runs/{run.manifest.task_id}?figures=true#figures"' in without.page
+    assert BAD not in replace(without, no_figures=BAD).page
+    assert "?figures=true" not in replace(without, no_figures="no table").page
+    assert 'id="figures"' not in make_run((make_loop(0, decision=False),)).page
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [(0.0312, ".4f", "0.0312"), (-0.5, ".1%", "−50.0 %"), (None, ".2f", "–"), (0.00113, ".2%", "0.11 %")],
+)
+def test_figures_are_written_for_people(value: float | None, form: str, text: str) -> None:
+    """With a true minus, a space before percent, and a dash where there is none."""
+    assert format_figure(value, form) == text
