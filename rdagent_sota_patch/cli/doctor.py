@@ -22,12 +22,19 @@ from rdagent_sota_patch.plugin.doctor import Diagnosis, diagnose
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rdagent_sota_patch.environment import Difference
     from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.plugin.traits import Traits
 
 
-def run_doctor(as_json: bool) -> None:
-    """Print the diagnosis; exit 1 if a run would be stopped."""
-    diagnosis = diagnose()
+def run_doctor(as_json: bool, differences: tuple[Difference, ...] = ()) -> None:
+    """Print the diagnosis; exit 1 if a run would be stopped.
+
+    Args:
+        as_json: As one JSON object.
+        differences: Where environment and ``.env`` differed before the file was loaded.
+    """
+    diagnosis = diagnose(differences)
     if as_json:
         print_json(_to_plain(diagnosis))
     else:
@@ -44,8 +51,30 @@ def _to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
         "source": _source_to_plain(diagnosis, diagnosis.source) if diagnosis.source else None,
         "alpha_factors": diagnosis.alpha,
         "num_features": features.count if features else 0,
+        "host": _host_to_plain(diagnosis.traits) if diagnosis.traits else None,
+        "settings": [
+            {
+                "name": difference.name,
+                "environment": difference.environment,
+                "env_file": difference.file,
+                "in_force": "env_file" if difference.file_wins else "environment",
+            }
+            for difference in diagnosis.differences
+        ],
         "problems": [problem_to_plain(problem) for problem in diagnosis.problems],
         "notices": [problem_to_plain(notice) for notice in diagnosis.notices],
+    }
+
+
+def _host_to_plain(traits: Traits) -> dict[str, Any]:
+    return {
+        "source": str(traits.host.folder),
+        "returns": list(traits.returns_names),
+        "signs_sessions": traits.signs_sessions,
+        "factor_experiments": traits.factor_experiments,
+        "feature_codes": traits.runs_feature_codes,
+        "env_file_wins": traits.override,
+        "reads_use_alpha_factors": traits.alpha_reading.place if traits.alpha_reading else None,
     }
 
 
@@ -84,6 +113,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
 def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "plugin", f"active ({diagnosis.active})" if diagnosis.active else "not active"
     yield "rdagent", f"{diagnosis.rdagent} ({find_host().folder})" if diagnosis.rdagent else "not installed"
+    if diagnosis.traits is not None:
+        yield "its ways", diagnosis.traits.describe()
     source, table = diagnosis.source, diagnosis.table
     if source is not None:
         loop = f", loop {source.loop}" if source.loop is not None else ""

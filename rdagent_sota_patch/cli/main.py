@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from dotenv import load_dotenv
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
+from rdagent_sota_patch.environment import load_env_file
 from rdagent_sota_patch.errors import SettingsError
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 @reports_errors
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -53,7 +54,7 @@ def main(
     """SOTA factors of one RD-Agent run inside the next."""
     # As `rdagent` itself does (rdagent/app/cli.py), so that both see the same dates, folders and keys.
     try:
-        load_dotenv(".env")
+        context.obj = load_env_file()
     except UnicodeDecodeError as error:
         raise SettingsError(
             "bad-setting",
@@ -64,11 +65,11 @@ def main(
 
 @app.command()
 @reports_errors
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
     """Say what a model run started here and now would load, and whether it will work."""
     from rdagent_sota_patch.cli.doctor import run_doctor
 
-    run_doctor(as_json)
+    run_doctor(as_json, context.obj)
 
 
 @app.command()

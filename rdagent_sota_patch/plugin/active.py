@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from rdagent.log import rdagent_logger as logger
 
+from rdagent_sota_patch.alpha_switch import settle_alpha
+from rdagent_sota_patch.environment import fix_settings
 from rdagent_sota_patch.errors import SnapshotError, SotaError, SourceError, TableError
 from rdagent_sota_patch.factors.canonical import write_canonical
 from rdagent_sota_patch.factors.checks import check_segments
@@ -92,6 +94,7 @@ def prepare_sota(settings: Settings) -> ActiveSota:
     for notice in (*source.notices(), *findings.notices):
         logger.warning(str(notice))
     _pin(source, table)
+    settle_alpha(settings.use_alpha_factors)
     return ActiveSota(source, table, segments, settings.use_alpha_factors)
 
 
@@ -146,4 +149,4 @@ def _pin(source: Source, table: FactorTable) -> None:
         )
     os.environ[_PINNED] = table.fingerprint
     if source.session is not None:
-        os.environ["SOTA_LOG_PATH"] = str(source.session.snapshot)
+        fix_settings(os.environ, sota_log_path=str(source.session.snapshot))

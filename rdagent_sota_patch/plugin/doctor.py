@@ -6,13 +6,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from rdagent_sota_patch.environment import Difference, find_differences
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.factors.checks import check_segments
 from rdagent_sota_patch.factors.features import FeatureSet, combine_features
 from rdagent_sota_patch.factors.saving import require_writable
 from rdagent_sota_patch.factors.sources import Source, find_source
 from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
-from rdagent_sota_patch.host_source import find_host
+from rdagent_sota_patch.host_source import CONFIG_NAME, find_host
 from rdagent_sota_patch.plugin.activation import find_activation, runner_notices, runner_problems
 from rdagent_sota_patch.plugin.causal import require_causal
 from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems
@@ -20,10 +21,11 @@ from rdagent_sota_patch.plugin.host import alpha_features, model_segments, rdage
 from rdagent_sota_patch.plugin.host_check import require_known_host
 from rdagent_sota_patch.plugin.market import check_market
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
+from rdagent_sota_patch.plugin.traits import Traits, installed_traits
 from rdagent_sota_patch.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -35,6 +37,8 @@ class Diagnosis:
     Attributes:
         active: What attaches the plugin: the start-up hook, the source patch, or both; None where nothing does.
         rdagent: Version of RD-Agent; None without it.
+        traits: What that RD-Agent does; None without it.
+        differences: The settings that environment and ``.env`` give different values.
         source: The source in force; None when none is on, or it was not found.
         table: Its table; None when there is none or it has to be rebuilt.
         alpha: Number of Alpha features beside the SOTA factors.
@@ -45,6 +49,8 @@ class Diagnosis:
 
     active: str | None
     rdagent: str | None
+    traits: Traits | None
+    differences: tuple[Difference, ...]
     settings: Settings | None
     source: Source | None
     table: FactorTable | None
@@ -54,10 +60,15 @@ class Diagnosis:
     notices: tuple[Problem, ...]
 
 
-def diagnose() -> Diagnosis:
-    """Look at everything that a model run of this environment and folder would use."""
+def diagnose(differences: tuple[Difference, ...] = ()) -> Diagnosis:
+    """Look at everything that a model run of this environment and folder would use.
+
+    Args:
+        differences: Where environment and ``.env`` differed, if the file has been loaded into the one since.
+    """
     problems: list[Problem] = []
     notices: list[Problem] = []
+    differences = tuple(filter(_is_setting, differences or find_differences()))
 
     def attempt(step: Callable[[], T]) -> T | None:
         try:
@@ -68,11 +79,12 @@ def diagnose() -> Diagnosis:
 
     active = attempt(find_activation)
     version = attempt(rdagent_version)
+    traits = installed_traits() if version is not None else None
     if version is not None:
         attempt(require_known_host)
+    notices.extend(_in_both(differences, traits))
     settings = attempt(load_settings)
-    source = table = features = None
-    alpha: dict[str, str] = {}
+    source, table, features, alpha = None, None, None, dict[str, str]()
     if settings is not None:
         notices.extend(settings.notices())
         if settings.save_sota_factors:
@@ -85,7 +97,7 @@ def diagnose() -> Diagnosis:
             problems.extend(settings.unsupported())
             if version is not None:
                 problems.extend(runner_problems(find_host(), os.environ))
-                notices.extend(runner_notices(find_host(), os.environ))
+                notices.extend((*runner_notices(find_host(), os.environ), *_other_templates(traits)))
             source = attempt(lambda: find_source(settings))
             if version is not None and settings.use_alpha_factors:
                 alpha = attempt(alpha_features) or {}
@@ -114,5 +126,48 @@ def diagnose() -> Diagnosis:
         causal = source, table.names if table else [origin.name for origin in source.origins]
         attempt(lambda: require_causal(*causal))
     return Diagnosis(
-        active, version, settings, source, table, len(alpha), features, tuple(problems), tuple(notices)
+        active=active,
+        rdagent=version,
+        traits=traits,
+        differences=differences,
+        settings=settings,
+        source=source,
+        table=table,
+        alpha=len(alpha),
+        features=features,
+        problems=tuple(problems),
+        notices=tuple(notices),
     )
+
+
+def _is_setting(difference: Difference) -> bool:
+    # Others may be secrets, and are not this package's to tell; dates it reads as well.
+    return difference.name.lower() in Settings.model_fields or difference.name.startswith("QLIB_")
+
+
+def _in_both(differences: tuple[Difference, ...], traits: Traits | None) -> Iterator[Problem]:
+    for difference in differences:
+        winner, where = (
+            (
+                "the file's",
+                f"this RD-Agent loads it over the environment ({traits.override if traits else ''})",
+            )
+            if difference.file_wins
+            else ("the environment's", "RD-Agent leaves what is set there as it is")
+        )
+        yield Problem(
+            "two-values",
+            f"{difference.name} is {difference.environment!r} in the environment and {difference.file!r} in .env. "
+            f"In force is {winner} value: {where}.",
+            "Set it in one of the two places.",
+        )
+
+
+def _other_templates(traits: Traits | None) -> Iterator[Problem]:
+    if traits is not None and traits.other_templates:
+        yield Problem(
+            "other-template",
+            f"This RD-Agent's model runner may choose another template, {', '.join(traits.other_templates)}. The "
+            f"dates and Alpha features told here are those of {CONFIG_NAME}.",
+            "A run that chooses another one is stopped at its first back-test, unless both have the same dates.",
+        )

@@ -11,6 +11,8 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any
 
+from rdagent_sota_patch.alpha_switch import ALPHA, find_alpha_reading
+from rdagent_sota_patch.environment import find_override
 from rdagent_sota_patch.errors import HostError, SotaError
 from rdagent_sota_patch.factors.segments import Segments
 from rdagent_sota_patch.factors.sources import TABLE_NAME
@@ -19,6 +21,8 @@ from rdagent_sota_patch.plugin.template import Template, Variable, read_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from rdagent_sota_patch.alpha_switch import AlphaReading
 
 _WORKSPACE = "scenarios/qlib/experiment/workspace.py"
 _MODEL_RUNNER = "scenarios/qlib/developer/model_runner.py"
@@ -127,6 +131,29 @@ class Traits:
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id in counted:
                 return 1
         return None
+
+    @property
+    def override(self) -> str | None:
+        """``file:line`` where its command line lets ``.env`` beat the environment; None if it does not."""
+        return find_override(self.host)
+
+    @property
+    def alpha_reading(self) -> AlphaReading | None:
+        """How its own code reads ``USE_ALPHA_FACTORS``; None where it does not."""
+        return find_alpha_reading(self.host)
+
+    def describe(self) -> str:
+        """The answers that a user may want to know, in a line."""
+        signed = {True: "signed", False: "unsigned", None: "signed or not: not found"}[self.signs_sessions]
+        parts = [
+            f"a back-test leaves {' or '.join(self.returns_names) or 'no file that was found'}",
+            f"snapshots {signed}",
+        ]
+        if self.override:
+            parts.append(f".env beats the environment ({self.override})")
+        if self.alpha_reading:
+            parts.append(f"reads {ALPHA} itself ({self.alpha_reading.place})")
+        return "; ".join(parts)
 
     def alpha_features(self) -> dict[str, str]:
         """The Alpha features that a new run uses, name to Qlib expression.

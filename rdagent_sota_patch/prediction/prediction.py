@@ -100,8 +100,8 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
 
     Raises:
         BundleError: Before anything is run, all of: ``factor-not-causal``, ``factor-not-judged``,
-            ``market-data-too-short``, ``not-a-trading-day``, ``no-history``, ``market-data-mismatch``; then what `load_scorer` and
-            `compute_features` raise; ``nothing-to-score``.
+            ``market-data-too-short``, ``not-a-trading-day``, ``no-history``, ``market-data-mismatch``; then what
+            `load_scorer` and `compute_features` raise; ``nothing-to-score``.
     """
     began = time.perf_counter()
     factors = list_mined(bundle)

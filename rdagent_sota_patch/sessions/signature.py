@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rdagent_sota_patch.environment import file_wins, read_env_file
 from rdagent_sota_patch.errors import SettingsError, SnapshotError
 from rdagent_sota_patch.sessions.records import Signature
 
@@ -25,7 +26,7 @@ def find_key(environ: Mapping[str, str] | None = None, dotenv: Path = Path(".env
     """The key that RD-Agent would sign with here, or None where it has not made one yet.
 
     Args:
-        environ: Variables; the process's own by default. They take precedence over ``dotenv``.
+        environ: Variables; the process's own by default. Against ``dotenv`` they win or lose as in RD-Agent.
         dotenv: The ``.env`` file that RD-Agent loads from the current folder (``rdagent/app/cli.py``).
 
     Raises:
@@ -89,15 +90,11 @@ def open_envelope(data: bytes, key: bytes | None) -> tuple[Signature, memoryview
 
 
 def _variables(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    # pydantic-settings matches names in any case; the environment comes before the file.
-    found = {name.upper(): value for name, value in environ.items() if name.upper() in (_KEY, _KEY_PATH)}
-    if len(found) < 2 and dotenv.is_file():
-        from dotenv import dotenv_values
-
-        for name, value in dotenv_values(dotenv, encoding="utf-8").items():
-            if name.upper() in (_KEY, _KEY_PATH) and value is not None:
-                found.setdefault(name.upper(), value)
-    return found
+    """The key's variables, of which pydantic-settings matches names in any case; ``.env`` as RD-Agent loads it."""
+    in_file = {name: value for name, value in read_env_file(dotenv).items() if value is not None}
+    first, then = (environ, in_file) if in_file and file_wins() else (in_file, environ)
+    found = {name.upper(): value for variables in (first, then) for name, value in variables.items()}
+    return {name: value for name, value in found.items() if name in (_KEY, _KEY_PATH)}
 
 
 def _bad_key(what: str) -> SettingsError:

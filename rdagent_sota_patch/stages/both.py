@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.errors import SotaError, SourceError
+from rdagent_sota_patch.environment import ENV_FILE, file_wins, fix_settings, read_env_file
+from rdagent_sota_patch.errors import SettingsError, SotaError, SourceError
 from rdagent_sota_patch.sessions.locate import locate_sota, summarize
 from rdagent_sota_patch.sessions.snapshots import read_session
 from rdagent_sota_patch.stages.lock import hold_lock
@@ -72,10 +73,12 @@ def run_both(
         rdagent: The program; this environment's own when not given.
 
     Raises:
+        SettingsError: ``env-file-wins``.
         SotaError: ``not-a-run``, ``run-in-use``, ``run-elsewhere``, ``run-differs``, ``log-being-written``,
             ``stage-failed``, ``sota-not-used`` or ``no-model-result``.
         SourceError: ``no-accepted-factors``; also as `read_session`.
     """
+    require_log_of_own()
     folder = folder.absolute()
     read_state(folder)  # Before the lock, which would leave its file in a folder that is not a run's.
     program = tuple(rdagent) if rdagent is not None else (str(find_rdagent()),)
@@ -86,6 +89,24 @@ def run_both(
         if revised != state:
             write_state(folder, revised)
         return _Run(folder, revised, Means(program, observe, lock)).finish()
+
+
+def require_log_of_own() -> None:
+    """Make sure that each stage can be given its log folder.
+
+    Raises:
+        SettingsError: RD-Agent would take another one from ``.env``.
+    """
+    name = "LOG_TRACE_PATH"
+    # RD-Agent takes the name in any case.
+    named = {key.upper(): value for key, value in read_env_file().items()}
+    if file_wins() and named.get(name):
+        raise SettingsError(
+            "env-file-wins",
+            f"{ENV_FILE.absolute()} sets {name} to {named[name]}, and this RD-Agent loads that file over the "
+            "environment, so that neither stage can be given a log folder of its own.",
+            f"Take {name} out of .env for a run of both stages.",
+        )
 
 
 class _Run:
@@ -114,6 +135,8 @@ class _Run:
             # With it off, a model stage that cannot have the factors would go on without them.
             "SOTA_STRICT": "true",
         }
+        # Where RD-Agent loads .env over the environment, the user's file would undo them.
+        fix_settings(fed, **{name.lower(): value for name, value in fed.items()})
         log = self._run(StageName.MODEL, plan.model_loops, fed)
         model = self._outcome(StageName.MODEL, read_session(log))
         self._require_fed(model)
