@@ -5,6 +5,7 @@ As text, because one of them, pasted as it was published, leaves a file that Pyt
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -31,6 +32,9 @@ _END = re.compile(
 _REPLACES = re.compile(r"based_experiments[ \t]*=[ \t]*\[[ \t]*[A-Za-z_]")
 
 
+_HINT = "Take the block out (docs/hand-edits.md); other edits can stay."
+
+
 class Effect(Enum):
     """What a block does when its switch is on."""
 
@@ -38,6 +42,7 @@ class Effect(Enum):
     ADDS = "adds an experiment without factors, which changes no feature"
     SAVES = "writes the factors accepted before each loop to the file that SAVE_SOTA_FACTORS writes"
     NONE = "is called by another block alone"
+    BREAKS = "is in a file that Python does not parse, so that RD-Agent cannot start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class HandEdit:
 
     def breaks_run(self, variables: Mapping[str, str]) -> bool:
         """Whether a run with these environment variables would not do what the plugin was asked for."""
+        if self.effect is Effect.BREAKS:
+            return True
         # As the block itself reads it: no other spelling than "true" switches it on.
         return self.effect in (Effect.REPLACES, Effect.SAVES) and variables.get(self.switch) == "true"
 
@@ -78,15 +85,21 @@ def find_hand_edits(source: Path) -> tuple[HandEdit, ...]:
 def hand_edit_problems(edits: tuple[HandEdit, ...], variables: Mapping[str, str]) -> tuple[Problem, ...]:
     """The blocks that the run of these environment variables would fail by."""
     return tuple(
-        Problem(
+        Problem("hand-edit", f"{edit}.", _HINT)
+        if edit.effect is Effect.BREAKS
+        else Problem(
             "hand-edit",
             f"{edit}. {edit.switch} is on, for the plugin as well.",
-            f"Take the block out (docs/hand-edits.md); other edits can stay. Or set {edit.switch}=1: the block knows "
-            "no other word than true, the plugin does.",
+            f"{_HINT} Or set {edit.switch}=1: the block knows no other word than true, the plugin does.",
         )
         for edit in edits
         if edit.breaks_run(variables)
     )
+
+
+def hand_edit_suspects(source: Path) -> tuple[Problem, ...]:
+    """The blocks in a source in which the plugin does not work, on or off: what makes the difference may be theirs."""
+    return tuple(Problem("hand-edit", f"{edit}.", _HINT) for edit in find_hand_edits(source))
 
 
 def hand_edit_notices(edits: tuple[HandEdit, ...], variables: Mapping[str, str]) -> tuple[Problem, ...]:
@@ -104,15 +117,27 @@ def hand_edit_notices(edits: tuple[HandEdit, ...], variables: Mapping[str, str])
 
 def _find(path: Path) -> Iterator[HandEdit]:
     # Opened as text, so that a line is a line whatever it ends in.
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     starts = list(_START.finditer(text))
+    parses = not starts or _parses(text)
     for start, after in zip_longest(starts, starts[1:]):
         rest = text[start.end() : after.start() if after else len(text)]
         end = _END.search(rest)
         block = rest[: end.start()] if end else rest
         yield HandEdit(
-            path, text.count("\n", 0, start.start()) + 1, start["switch"] or "", _effect(start, block)
+            path,
+            text.count("\n", 0, start.start()) + 1,
+            start["switch"] or "",
+            _effect(start, block) if parses else Effect.BREAKS,
         )
+
+
+def _parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _effect(start: re.Match[str], block: str) -> Effect:

@@ -89,7 +89,9 @@ def test_a_block_is_found(
     tmp_path: Path, file: str, block: str, switch: str, effect: Effect, newline: str, by: str
 ) -> None:
     """Whatever its indentation and line ends, with its file, its line and what it does."""
-    path = write(tmp_path, file, f"import os\n\n# 因子\n{indent(block, by)}{FIRST_LINE}", newline)
+    head = "import os\n\n" + ("if True:  # 因子\n" if by else "# 因子\n")
+    upstream = indent(f"{FIRST_LINE.strip()}\n    pass\n", by)
+    path = write(tmp_path, file, head + indent(block, by) + upstream, newline)
     (edit,) = find_hand_edits(tmp_path)
     assert (edit.file, edit.line, edit.switch, edit.effect) == (path, 4, switch, effect)
     assert find_hand_edits(tmp_path / "rdagent") == (edit,)
@@ -98,8 +100,8 @@ def test_a_block_is_found(
 
 def test_several_blocks_are_told_apart(tmp_path: Path) -> None:
     """One that replaces does not make its neighbour do so, nor does RD-Agent's own code behind it."""
-    text = HELPER + LOG + ADDS + WORKSPACE + REPLACES + FILE + ADDS + FIRST_LINE
-    write(tmp_path, MODEL, text + "exp.based_experiments = [placeholder]\n")
+    text = HELPER + LOG + ADDS + WORKSPACE + REPLACES + FILE + ADDS + FIRST_LINE.strip()
+    write(tmp_path, MODEL, f"{text}\n    exp.based_experiments = [placeholder]\n")
     write(tmp_path, FACTOR, SAVE)
     assert [(edit.line, edit.effect) for edit in find_hand_edits(tmp_path)] == [
         (1, Effect.NONE),
@@ -111,10 +113,13 @@ def test_several_blocks_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_block_that_does_not_parse_is_found(tmp_path: Path) -> None:
-    """Pasted with its closing line, which is no comment, the file is no Python any more."""
+    """Pasted with its closing line, which is no comment, the file is no Python any more, and that is a problem."""
     write(tmp_path, MODEL, f"{LOG}{ADDS}===== end =====\n")
     (edit,) = find_hand_edits(tmp_path)
-    assert edit.effect is Effect.ADDS
+    assert edit.effect is Effect.BREAKS
+    (problem,) = hand_edit_problems((edit,), {})
+    assert "does not parse" in problem.message
+    assert hand_edit_notices((edit,), {}) == ()
 
 
 @pytest.mark.parametrize(
