@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from rdagent_sota_patch.errors import Problem
+
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
@@ -50,11 +52,13 @@ class Audited:
     Attributes:
         findings: By factor, in the order that was asked for.
         days: The market data's trading days, ``datetime64[ns]``.
+        notices: What is odd about the files of the data folder.
     """
 
     audit: Audit
     findings: Mapping[str, Finding]
     days: np.typing.NDArray[np.datetime64]
+    notices: tuple[Problem, ...]
 
 
 def audit_factors(
@@ -67,12 +71,12 @@ def audit_factors(
 
     Args:
         codes: Factor name to the text of its ``factor.py``.
-        data: The ``daily_pv.h5`` that it reads: key ``data``, index (datetime, instrument).
+        data: The data folder that it reads, or its ``daily_pv.h5``: key ``data``, index (datetime, instrument).
         report: Told the factor that was just done, how many are, and of how many.
 
     Raises:
         BundleError: ``nothing-to-audit``, ``market-data-unreadable``,
-            ``market-data-too-short``, ``program-over-limit`` (reading the data), ``confinement-failed``.
+            ``market-data-too-short``, ``confinement-failed``.
             A factor that fails is no error: its verdict says so.
     """
     return examine_factors(codes, data, options, report).audit
@@ -92,13 +96,7 @@ def examine_factors(
     options = options or AuditOptions()
     if not codes:
         raise BundleError("nothing-to-audit", "There is no factor with code to audit.")
-    if not data.is_file():
-        raise BundleError(
-            "market-data-unreadable",
-            f"There is no file {data}.",
-            "Name the daily_pv.h5 of the folder that FACTOR_CoSTEER_DATA_FOLDER names.",
-        )
-    with prepare_market(data, options.cuts, options.limits) as market:
+    with prepare_market(data, options.cuts) as market:
         audited_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         findings = _judge_all(codes, market, options, report)
         audit = Audit(
@@ -108,7 +106,7 @@ def examine_factors(
             cuts=tuple(map(_iso, market.cuts)),
             factors=tuple(finding.verdict for finding in findings.values()),
         )
-        return Audited(audit, findings, market.days)
+        return Audited(audit, findings, market.days, market.table.find_notices())
 
 
 def _judge_all(

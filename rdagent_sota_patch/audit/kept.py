@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.audit.verdicts import SCHEMA_VERSION, Audit, hash_code, read_verdicts, write_verdicts
+from rdagent_sota_patch.confinement.data_folder import look_into
+from rdagent_sota_patch.confinement.inside import MAIN as DATA_NAME
 from rdagent_sota_patch.errors import BundleError, SotaError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rdagent_sota_patch.audit.verdicts import FactorVerdict
 
 _BLOCK = 1 << 20
 
@@ -33,14 +37,14 @@ def keep_audit(audit: Audit, data: Path, folder: Path | None = None) -> None:
     """Keep an audit's verdicts, each in place of an older one on the same code and data.
 
     Args:
-        data: The market data that was audited on.
+        data: The market data that was audited on, a folder or a ``daily_pv.h5``.
         folder: Where to; the user's cache otherwise.
 
     Raises:
         SotaError: ``cannot-write``, ``market-data-unreadable``.
     """
     folder = kept_folder() if folder is None else folder
-    data_sha256 = _hash_file(data)
+    files = DataHashes(data)
     for verdict in audit.factors:
         place = folder / verdict.code_sha256
         try:
@@ -51,7 +55,7 @@ def keep_audit(audit: Audit, data: Path, folder: Path | None = None) -> None:
                 f"Cannot keep verdicts in {place}: {error.strerror or error}.",
                 "Set XDG_CACHE_HOME to a folder that can be written to.",
             ) from error
-        write_verdicts(audit.model_copy(update={"factors": (verdict,)}), place / f"{data_sha256}.json")
+        write_verdicts(audit.model_copy(update={"factors": (verdict,)}), place / f"{files.of(verdict)}.json")
 
 
 def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = None) -> Audit | None:
@@ -63,7 +67,7 @@ def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = 
 
     Args:
         codes: Factor name to the text of its ``factor.py``.
-        data: The market data that the factors are to be used with.
+        data: The market data that the factors are to be used with, a folder or a ``daily_pv.h5``.
         folder: Where verdicts are kept; the user's cache otherwise.
 
     Returns:
@@ -77,7 +81,7 @@ def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = 
     paths = {name: sorted((folder / sha256).glob("*.json")) for name, sha256 in hashes.items()}
     if not any(paths.values()):
         return None
-    here = _hash_file(data)
+    files = DataHashes(data)
     kept: list[Audit] = []
     verdicts = []
     for name, sha256 in hashes.items():
@@ -88,7 +92,8 @@ def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = 
             counted = [
                 verdict.model_copy(update={"name": name})
                 for verdict in audit.factors
-                if verdict.code_sha256 == sha256 and (path.stem == here or verdict.causal is False)
+                if verdict.code_sha256 == sha256
+                and (path.stem == files.of(verdict) or verdict.causal is False)
             ]
             if counted:
                 kept.append(audit)
@@ -97,6 +102,25 @@ def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = 
         return None
     newest = max(kept, key=lambda audit: audit.audited_at_utc)
     return newest.model_copy(update={"factors": tuple(verdicts)})
+
+
+class DataHashes:
+    """What stands for the market data that a verdict rests on: the contents of the files that its factor reads."""
+
+    def __init__(self, data: Path) -> None:
+        self._files = look_into(data).files
+        self._known: dict[str, str] = {}
+
+    def of(self, verdict: FactorVerdict) -> str:
+        """One SHA-256 for all files of a verdict; a file that is not here any more counts as none."""
+        names = sorted({DATA_NAME, *(table.name for table in verdict.reads)})
+        texts = [f"{name} {self._hash(name)}" for name in names]
+        return hashlib.sha256("\n".join(texts).encode("utf-8", errors="surrogatepass")).hexdigest()
+
+    def _hash(self, name: str) -> str:
+        if name not in self._known:
+            self._known[name] = _hash_file(self._files[name]) if name in self._files else ""
+        return self._known[name]
 
 
 def _hash_file(path: Path) -> str:
@@ -109,6 +133,6 @@ def _hash_file(path: Path) -> str:
         raise BundleError(
             "market-data-unreadable",
             f"{path} cannot be read: {error.strerror or error}.",
-            "Name the daily_pv.h5 of the folder that FACTOR_CoSTEER_DATA_FOLDER names.",
+            "Name the folder that FACTOR_CoSTEER_DATA_FOLDER names, or its daily_pv.h5.",
         ) from error
     return digest.hexdigest()

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pandas as pd
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
-
-COLUMNS = ("datetime", "instrument", "value")
-"""What a run's parquet file has: nanoseconds since 1970 as int64, text, float64."""
 
 
 class UnusableValues(ValueError):
@@ -61,34 +54,25 @@ class Panel:
 EMPTY = Panel(np.array([], "datetime64[ns]"), np.array([], "U1"), np.empty((0, 0)))
 
 
-def read_panel(path: Path) -> Panel:
-    """Read what a run in the jail left (`COLUMNS`).
+def panel_of(values: pd.DataFrame) -> Panel:
+    """One factor's values as a run left them: one column, index datetime and instrument.
 
     Raises:
-        UnusableValues: The file is not of that form, or names a stock twice on a day.
+        UnusableValues: A stock has several values on a day.
     """
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UnusableValues(f"its values cannot be read: {error}") from error
-    if tuple(table.column_names) != COLUMNS or table.schema.types != [pa.int64(), pa.string(), pa.float64()]:
-        raise UnusableValues("its values are not of the form that was asked for")
-    return _panel(*table.columns)
-
-
-def _panel(datetimes: Any, instruments: Any, values: Any) -> Panel:
-    if datetimes.null_count or instruments.null_count:
-        raise UnusableValues("its index has a missing day or stock")
-    if not len(datetimes):
+    if not len(values):
         return EMPTY
-    days, rows = np.unique(datetimes.to_numpy(), return_inverse=True)
-    encoded = pc.dictionary_encode(instruments.combine_chunks())
-    names = np.array(encoded.dictionary.to_pylist(), dtype=np.str_)
-    stocks, places = np.unique(names, return_inverse=True)
-    columns = places[encoded.indices.to_numpy(zero_copy_only=False)]
-    cells = rows.astype(np.int64) * len(stocks) + columns
-    matrix = np.full(len(days) * len(stocks), np.nan)
-    matrix[cells] = values.to_numpy()
+    index = values.index
+    assert isinstance(index, pd.MultiIndex)
+    days, instruments = index.levels
+    order = np.argsort(names := instruments.to_numpy().astype(np.str_))
+    columns = np.empty_like(order)
+    columns[order] = np.arange(len(order))
+    cells = np.asarray(index.codes[0], dtype=np.int64) * len(names) + columns[np.asarray(index.codes[1])]
+    matrix = np.full(len(days) * len(names), np.nan)
+    matrix[cells] = values.iloc[:, 0].to_numpy().astype(np.float64)
     if len(np.unique(cells)) != len(cells):
         raise UnusableValues("it has several values for one stock on one day")
-    return Panel(days.astype("datetime64[ns]"), stocks, matrix.reshape(len(days), len(stocks)))
+    return Panel(
+        days.to_numpy().astype("datetime64[ns]"), names[order], matrix.reshape(len(days), len(names))
+    )

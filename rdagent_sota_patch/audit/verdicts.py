@@ -27,6 +27,19 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class ReadTable(_Document):
+    """A file of the data folder that a factor's code asks for.
+
+    Attributes:
+        columns: Those that the code names; all of the table's where it names none.
+        dated: Whether it was cut at the days; a table without dates was given whole, and so was what is no table.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ()
+    dated: bool
+
+
 class FactorVerdict(_Document):
     """The look-ahead audit of one factor.
 
@@ -37,6 +50,7 @@ class FactorVerdict(_Document):
         earliest_day: First day with a changed value, ISO; null for a causal factor.
         lookback_days: Trading days of history that the newest value needs, the day itself counted; null where
             it needs the whole history, or more than the audit could shorten.
+        reads: The files that its code asks for; none where that is not known.
         reason: What was seen, or what kept it from being judged; empty for a causal factor.
     """
 
@@ -47,6 +61,7 @@ class FactorVerdict(_Document):
     earliest_day: str | None = None
     lookback_days: int | None
     code_sha256: Sha256
+    reads: tuple[ReadTable, ...] = ()
     reason: str = ""
 
 

@@ -22,7 +22,16 @@ from rdagent_sota_patch.audit.picture import draw_changes
 from rdagent_sota_patch.audit.verdicts import write_verdicts
 from rdagent_sota_patch.bundle.documents import MANIFEST_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
-from rdagent_sota_patch.cli.output import EXIT_PROBLEM, clean, err, out, print_json, tell_of_open_ways
+from rdagent_sota_patch.cli.output import (
+    EXIT_PROBLEM,
+    clean,
+    err,
+    out,
+    print_json,
+    print_problems,
+    problem_to_plain,
+    tell_of_open_ways,
+)
 from rdagent_sota_patch.errors import BundleError, Problem, SotaError
 from rdagent_sota_patch.exporting.export import factor_codes as exported_codes
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -34,7 +43,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.audit.verdicts import FactorVerdict
     from rdagent_sota_patch.bundle.opening import Bundle
 
-_JSON_FIELDS = {"name", "causal", "changed_share", "max_change", "lookback_days", "reason"}
+_JSON_FIELDS = {"name", "causal", "changed_share", "max_change", "lookback_days", "reads", "reason"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class AuditRequest:
 
     Attributes:
         target: A run's log, or a bundle.
-        data: The ``daily_pv.h5`` that the factors read.
+        data: The data folder that the factors read, or its ``daily_pv.h5``.
         verdicts: File to write the verdicts to, beside the user's cache.
         pictures: Folder for a picture of each factor that is not causal.
     """
@@ -67,9 +76,13 @@ def run_audit(request: AuditRequest, as_json: bool) -> None:
     pictures = _draw(audited, request.pictures) if request.pictures is not None else []
     if as_json:
         print_json(
-            {"factors": [verdict.model_dump(include=_JSON_FIELDS) for verdict in audited.audit.factors]}
+            {
+                "factors": [verdict.model_dump(include=_JSON_FIELDS) for verdict in audited.audit.factors],
+                "notices": [problem_to_plain(notice) for notice in audited.notices],
+            }
         )
     else:
+        print_problems(audited.notices, style="yellow", mark="!")
         _show(audited, pictures)
     if not all(verdict.causal for verdict in audited.audit.factors):
         raise typer.Exit(EXIT_PROBLEM)
@@ -139,8 +152,9 @@ def _show(audited: Audited, pictures: list[Path]) -> None:
         table.add_column(heading)
     for heading in ("changed", "largest change", "from", "history in days"):
         table.add_column(heading, justify="right")
+    table.add_column("reads")
     for verdict in audit.factors:
-        table.add_row(*_row(verdict))
+        table.add_row(*_row(verdict), Text(clean(_files_of(verdict))))
     out.print(table)
     for verdict in audit.factors:
         if not verdict.causal:
@@ -151,6 +165,10 @@ def _show(audited: Audited, pictures: list[Path]) -> None:
             )
     for path in pictures:
         out.print(clean(path), markup=False, soft_wrap=True)
+
+
+def _files_of(verdict: FactorVerdict) -> str:
+    return ", ".join(f"{read.name}{'' if read.dated else ' (whole)'}" for read in verdict.reads)
 
 
 def _row(verdict: FactorVerdict) -> tuple[Text, ...]:

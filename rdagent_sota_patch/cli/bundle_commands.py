@@ -14,12 +14,14 @@ import typer
 from rdagent_sota_patch.audit.windows import LEAST_CUTS
 from rdagent_sota_patch.cli.output import JsonOption, reports_errors
 from rdagent_sota_patch.confinement.limits import Limits
+from rdagent_sota_patch.errors import BundleError
 
 _DEFAULTS = Limits()
 
 BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Market data that factor code reads: daily_pv.h5.")
+    Path | None,
+    typer.Option("--data", help="What factor code reads: its data folder, or the daily_pv.h5 alone."),
 ]
 QlibOption = Annotated[
     Path,
@@ -53,10 +55,10 @@ _FACTOR_DATA = "git_ignore_folder/factor_implementation_source_data"
 
 
 def find_market_data() -> Path | None:
-    """The ``daily_pv.h5`` that this project's RD-Agent gives to factor code; None where there is none."""
+    """The data folder that this project's RD-Agent gives to factor code; None where it has no ``daily_pv.h5``."""
     folder = os.environ.get("FACTOR_CoSTEER_DATA_FOLDER")  # noqa: SIM112 - so RD-Agent spells it
-    path = Path(folder or _FACTOR_DATA, "daily_pv.h5")
-    return path if path.is_file() else None
+    path = Path(folder or _FACTOR_DATA)
+    return path if (path / "daily_pv.h5").is_file() else None
 
 
 class LayoutChoice(str, Enum):
@@ -114,7 +116,8 @@ def export(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Market data (daily_pv.h5): audit the factors, too.")
+        Path | None,
+        typer.Option("--data", help="Audit the factors, too, on this data folder or daily_pv.h5."),
     ] = None,
     sign: Annotated[bool, typer.Option("--sign", help="Sign the bundle with the key of --key-file.")] = False,
     key_file: KeyOption = None,
@@ -182,7 +185,7 @@ def predict(
         Path | None,
         typer.Option(
             "--data",
-            help="Market data that factor code reads; daily_pv.h5 in FACTOR_CoSTEER_DATA_FOLDER if not given.",
+            help="What factor code reads: a folder, or daily_pv.h5; FACTOR_CoSTEER_DATA_FOLDER if not given.",
         ),
     ] = None,
     qlib_dir: QlibOption = QLIB_DIR,
@@ -228,8 +231,13 @@ def audit(
     ],
     *,
     data: Annotated[
-        Path, typer.Option("--data", help="Market data that factor code reads: daily_pv.h5, in full length.")
-    ],
+        Path | None,
+        typer.Option(
+            "--data",
+            help="What factor code reads, in full length: a folder, or daily_pv.h5; FACTOR_CoSTEER_DATA_FOLDER if not "
+            "given.",
+        ),
+    ] = None,
     verdicts: Annotated[
         Path | None, typer.Option("--out", help="Write the verdicts to this file, too.")
     ] = None,
@@ -258,4 +266,11 @@ def audit(
     options = AuditOptions(cuts=cuts, limits=limits)
     if jobs is not None:
         options = replace(options, jobs=jobs)
-    run_audit(AuditRequest(target, data, verdicts, pictures, options), as_json)
+    found = data or find_market_data()
+    if found is None:
+        raise BundleError(
+            "market-data-needed",
+            "An audit runs factor code, which reads market data.",
+            "Name its folder with --data, or in FACTOR_CoSTEER_DATA_FOLDER.",
+        )
+    run_audit(AuditRequest(target, found, verdicts, pictures, options), as_json)

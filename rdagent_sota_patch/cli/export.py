@@ -32,7 +32,7 @@ class ExportFiles:
     """What ``export`` reads and writes beside the log.
 
     Attributes:
-        data: ``daily_pv.h5``; with it the factors are audited.
+        data: The factors' data folder, or ``daily_pv.h5``; with it the factors are audited.
         key_file: Signs the manifest.
     """
 

@@ -7,15 +7,17 @@ it has values, for each row the position of its day and of its instrument, and t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 _NAMES = ["datetime", "instrument"]
+_Form = TypeVar("_Form", bound=BaseModel)
 
 
 class Unreadable(Exception):
@@ -36,26 +38,70 @@ class _Fault(BaseModel):
     fault: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """What a table is about: its days in order, its instruments, its columns, its number of rows."""
+class _FileHeader(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    days: pd.DatetimeIndex
+    name: str
+    fault: str = ""
+    columns: list[str] = []
+    instruments: list[str] = []
+    rows: int = 0
+    dated: bool = False
+    lacking: bool = False
+
+
+class _Survey(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    files: list[_FileHeader]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SurveyedFile:
+    """What a table of a data folder is about.
+
+    Attributes:
+        days: In order; None for a table without dates.
+        instruments: Sorted; none where it names no stocks.
+        columns: Without those of its index.
+        fault: Why it cannot be used; empty otherwise.
+    """
+
+    name: str
+    days: pd.DatetimeIndex | None
     instruments: tuple[str, ...]
     columns: tuple[str, ...]
     rows: int
+    fault: str = ""
 
 
-def read_outline(path: Path) -> Outline:
-    """Days, instruments and columns of a table from the jail.
+def read_survey(
+    path: Path, names: Sequence[str]
+) -> tuple[dict[str, SurveyedFile], np.ndarray[Any, np.dtype[np.int64]]]:
+    """What a survey found of each file, and by day of the first how many stocks lack data, if that was counted.
 
     Raises:
-        Unreadable: It is no table, or the program inside said what is wrong with it.
+        Unreadable: It is no survey of these files.
     """
+    lacking: np.ndarray[Any, np.dtype[np.int64]] = np.empty(0, dtype=np.int64)
+    found: dict[str, SurveyedFile] = {}
     with path.open("rb") as file:
-        header = _read_header(file)
-        days = _read_days(file)
-    return Outline(days, tuple(header.instruments), tuple(header.columns), header.rows)
+        survey = _read_header(file, _Survey)
+        for header in survey.files:
+            days = _read_days(file) if header.dated else None
+            if days is not None and header.lacking:
+                lacking = _read_array(file, "i", len(days))
+            found[header.name] = SurveyedFile(
+                header.name,
+                days,
+                tuple(header.instruments),
+                tuple(header.columns),
+                header.rows,
+                header.fault,
+            )
+    if list(found) != list(names):
+        raise Unreadable("it tells of other files than those asked for")
+    return found, lacking
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -65,7 +111,7 @@ def read_frame(path: Path) -> pd.DataFrame:
         Unreadable: It is no table, or the program inside said what is wrong with it.
     """
     with path.open("rb") as file:
-        header = _read_header(file)
+        header = _read_header(file, _Header)
         days = _read_days(file)
         codes = [_read_array(file, "i", header.rows) for _ in range(2)]
         columns = [_read_array(file, "fiub", header.rows) for _ in header.columns]
@@ -81,14 +127,14 @@ def read_frame(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _read_header(file: IO[bytes]) -> _Header:
+def _read_header(file: IO[bytes], form: type[_Form]) -> _Form:
     text = _read_array(file, "u").tobytes()
     try:
         fields = json.loads(text)
         if isinstance(fields, dict) and "fault" in fields:
             raise Unreadable(_Fault.model_validate(fields).fault)
-        return _Header.model_validate(fields)
-    except (ValueError, ValidationError) as error:
+        return form.model_validate(fields)
+    except (ValueError, ValidationError, RecursionError) as error:
         raise Unreadable(f"its header cannot be read: {error}") from error
 
 

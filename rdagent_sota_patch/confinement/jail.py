@@ -104,6 +104,17 @@ class Jail:
         """Remove the folder with everything in it."""
         remove_folder(self._folder)
 
+    def new_folder(self) -> Path:
+        """An empty folder that lives as long as the jail.
+
+        Raises:
+            BundleError: ``confinement-failed`` when there is no place for it.
+        """
+        try:
+            return Path(tempfile.mkdtemp(prefix="made-", dir=self._folder))
+        except OSError as error:
+            raise _no_folder(error) from error
+
     def run(
         self,
         program: str,

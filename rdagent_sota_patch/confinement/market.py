@@ -1,40 +1,60 @@
-"""Market data as RD-Agent keeps it (``daily_pv.h5``), read and cut inside the jail."""
+"""Market data as RD-Agent keeps it: ``daily_pv.h5`` and what lies beside it, surveyed and cut inside the jail."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from rdagent_sota_patch.confinement.factors import DATA_NAME, inside_program
-from rdagent_sota_patch.confinement.frames import Unreadable, read_frame, read_outline
+from rdagent_sota_patch.confinement.data_folder import DataFolder, look_into
+from rdagent_sota_patch.confinement.frames import SurveyedFile, Unreadable, read_frame, read_survey
+from rdagent_sota_patch.confinement.inside import MAIN, kind_of
 from rdagent_sota_patch.confinement.jail import Attempt, Jail, over_limit
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.confinement.supervision import Ending
-from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.errors import BundleError, Problem
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     Window: TypeAlias = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
-_Read = TypeVar("_Read")
-_TABLE_NAME = "market.values"
+DATA_NAME = MAIN
+_VALUES, _SURVEY = "market.values", "survey.values"
+_INSIDE = Path(__file__).with_name("inside.py")
+_MIB = 1024 * 1024
+_SHOWN = 3
+
+_DAILY = 0.5
+"""Share of the trading days in its time that a table has which is daily at all; quarterly reports are not."""
 
 
 @dataclass(frozen=True, slots=True)
+class _Copy:
+    """Which rows of a table, as `inside.cut` takes it."""
+
+    start: str | None = None
+    end: str | None = None
+    altered_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MarketTable:
-    """Market data that has been looked at; its parts live as long as the jail.
+    """A data folder that has been looked at; its parts live as long as the jail.
 
     Attributes:
-        data: The ``daily_pv.h5`` itself.
-        days: Its trading days, in order.
+        data: The folder, or the ``daily_pv.h5``, as it was named.
+        days: The trading days of ``daily_pv.h5``, in order.
         instruments: Its instruments.
         columns: Its columns, ``$close`` and the like.
         rows: Its number of rows.
+        tables: Every table of the folder by its name, ``daily_pv.h5`` among them.
+        lacking: By day, the number of stocks without data that have some on a later day; empty if it was not asked for.
     """
 
     data: Path
@@ -42,32 +62,116 @@ class MarketTable:
     instruments: tuple[str, ...]
     columns: tuple[str, ...]
     rows: int
+    tables: Mapping[str, SurveyedFile]
+    lacking: np.typing.NDArray[np.int64]
+    _folder: DataFolder
     _jail: Jail
     _limits: Limits
+    _made: dict[tuple[str, _Copy], Path] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def frame(self) -> pd.DataFrame:
-        """All of it: index datetime and instrument, rows and dtypes as in the file.
+    @property
+    def dated(self) -> tuple[str, ...]:
+        """The names of the tables that can be cut at a day."""
+        return tuple(name for name, table in self.tables.items() if table.days is not None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all files that factor code is given."""
+        return frozenset(self._folder.files)
+
+    def frame(self, data: Path | None = None) -> pd.DataFrame:
+        """All of ``daily_pv.h5``, or of a cut of it: index datetime and instrument, rows and dtypes as in the file.
 
         Raises:
             BundleError: ``market-data-unreadable``.
         """
-        return _convert(self.data, self._jail, self._limits, values=True, read=read_frame)
+        attempt = self._jail.attempt(
+            _program(f"convert_market({MAIN!r}, {_VALUES!r})"),
+            inputs={MAIN: data or self._folder.files[MAIN]},
+            outputs=[_VALUES],
+            limits=self._limits,
+        )
+        _require_finished(attempt, self.data, self._limits)
+        values = attempt.outputs[_VALUES]
+        try:
+            return read_frame(values)
+        except Unreadable as error:
+            raise _unreadable(self._folder.files[MAIN], str(error)) from error
+        finally:
+            values.unlink()
 
     def cut(self, start: pd.Timestamp | None = None, end: pd.Timestamp | None = None) -> Path:
         """A ``daily_pv.h5`` of the days from ``start`` to ``end``, both included; see `cuts`."""
         return self.cuts([(start, end)])[0]
 
     def cuts(self, windows: Sequence[Window]) -> tuple[Path, ...]:
-        """A ``daily_pv.h5`` for each window of days, made from one reading.
+        """A ``daily_pv.h5`` for each window of days, made from one reading; see `folders`."""
+        self._require_days(windows)
+        self._make([MAIN], [_copy(*window) for window in windows])
+        return tuple(self._made[MAIN, _copy(*window)] for window in windows)
 
-        Each has the rows of the original in their order, under the same key, and names no other day.
+    def folders(self, windows: Sequence[Window], names: Collection[str] | None = None) -> tuple[Path, ...]:
+        """A data folder for each window of days: every dated table cut, everything else as it is.
+
+        Each table has the rows of the original in their order, under the same keys, and names no other day. What was
+        cut once is not cut again; each file is read once for all windows.
 
         Args:
             windows: First and last day, both included; None for no bound.
+            names: The dated tables that are wanted; None for all.
 
         Raises:
             BundleError: ``market-data-too-short`` when a window holds no day; ``market-data-unreadable``.
         """
+        self._require_days(windows)
+        return self._folders([_copy(*window) for window in windows], names)
+
+    def altered_after(self, day: pd.Timestamp, names: Collection[str] | None = None) -> Path:
+        """A data folder with other numbers after ``day``, and the same rows, gaps and types throughout."""
+        return self._folders([_Copy(altered_after=day.isoformat())], names)[0]
+
+    def find_notices(self) -> tuple[Problem, ...]:
+        """What is odd about the files beside ``daily_pv.h5``: left out, undated, lacking days, other stocks."""
+        left_out = [
+            Problem(
+                "data-file-left-out", f"{self._folder.path / name} is not given to factor code: {why}.", ""
+            )
+            for name, why in self._folder.left_out.items()
+        ]
+        others = [table for name, table in self.tables.items() if name != MAIN]
+        return (*left_out, *(problem for table in others for problem in self._compare(table)))
+
+    def _compare(self, table: SurveyedFile) -> Iterable[Problem]:
+        path = self._folder.files[table.name]
+        if table.days is None:
+            yield Problem(
+                "data-file-undated",
+                f"{path} has no dates: factor code gets it whole, whatever day it is run for.",
+                "If its content depends on the day, give it a column of dates (datetime, trade_date).",
+            )
+        elif is_daily(table, self.days):
+            lacking = self.days[~self.days.isin(table.days)]
+            if len(lacking):
+                shown = ", ".join(f"{day:%Y-%m-%d}" for day in lacking[:_SHOWN])
+                yield Problem(
+                    "data-files-differ",
+                    f"{path} lacks {len(lacking)} of the {len(self.days)} trading days of {MAIN}: {shown}"
+                    f"{' and more' if len(lacking) > _SHOWN else ''}.",
+                    "Bring the files of the folder up to the same day.",
+                )
+        if table.instruments:
+            unknown = sorted(set(table.instruments) - set(self.instruments))
+            if 2 * len(unknown) > len(table.instruments):
+                yield Problem(
+                    "data-files-differ",
+                    f"{path} names stocks otherwise than {MAIN}: {len(unknown)} of its {len(table.instruments)} are "
+                    f"not there, such as {', '.join(unknown[:_SHOWN])}; {MAIN} has "
+                    f"{', '.join(self.instruments[:_SHOWN])}.",
+                    "Factor code that joins the two finds nothing. Write both with the same names.",
+                )
+
+    def _require_days(self, windows: Sequence[Window]) -> None:
         for start, end in windows:
             first = 0 if start is None else self.days.searchsorted(start, "left")
             after = len(self.days) if end is None else self.days.searchsorted(end, "right")
@@ -78,58 +182,130 @@ class MarketTable:
                     f"it has {_day(self.days[0])} to {_day(self.days[-1])}.",
                     "Give market data that covers these days.",
                 )
-        names = [f"{position}.h5" for position in range(len(windows))]
-        texts = [
-            (name, start and start.isoformat(), end and end.isoformat())
-            for name, (start, end) in zip(names, windows, strict=True)
-        ]
-        attempt = self._jail.attempt(
-            inside_program(f"cut_market({DATA_NAME!r}, {texts!r})"),
-            inputs={DATA_NAME: self.data},
-            outputs=names,
-            limits=self._limits,
-        )
-        _require_finished(attempt, self.data, self._limits)
-        return tuple(attempt.outputs[name] for name in names)
+
+    def _folders(self, copies: Sequence[_Copy], names: Collection[str] | None) -> tuple[Path, ...]:
+        wanted = [name for name in self.dated if name == MAIN or names is None or name in names]
+        self._make(wanted, copies)
+        whole = [name for name in self._folder.files if name not in self.dated]
+        folders = []
+        for copy in copies:
+            folder = self._jail.new_folder()
+            for name in whole:
+                (folder / name).symlink_to(self._folder.files[name].resolve())
+            for name in wanted:
+                (folder / name).symlink_to(self._made[name, copy])
+            folders.append(folder)
+        return tuple(folders)
+
+    def _make(self, names: Sequence[str], copies: Sequence[_Copy]) -> None:
+        """Cut what is not cut yet; another thread that needs the same waits for it."""
+        with self._lock:
+            todo = {
+                name: missing
+                for name in names
+                if (missing := [copy for copy in dict.fromkeys(copies) if (name, copy) not in self._made])
+            }
+            if not todo:
+                return
+            targets = {
+                (name, copy): f"{number}{''.join(Path(name).suffixes)}"
+                for number, (name, copy) in enumerate((name, copy) for name in todo for copy in todo[name])
+            }
+            plan = {
+                name: [
+                    {
+                        "target": targets[name, copy],
+                        "start": copy.start,
+                        "end": copy.end,
+                        "altered_after": copy.altered_after,
+                    }
+                    for copy in missing
+                ]
+                for name, missing in todo.items()
+            }
+            paths = {name: self._folder.files[name] for name in todo}
+            # Ours, however much there is, and not what the user allows a factor.
+            room = sum(
+                len(todo[name]) * (1 + 2 * path.stat().st_size // _MIB) for name, path in paths.items()
+            )
+            limits = replace(
+                self._limits,
+                seconds=self._limits.seconds * len(targets),
+                output_mb=max(self._limits.output_mb, 64 + room),
+            )
+            attempt = self._jail.attempt(
+                _program(f"cut({plan!r})"), inputs=paths, outputs=list(targets.values()), limits=limits
+            )
+            _require_finished(attempt, self.data, limits)
+            self._made.update({key: attempt.outputs[target] for key, target in targets.items()})
 
 
-def read_market(data: Path, *, jail: Jail, limits: Limits | None = None) -> MarketTable:
-    """Look at market data: its days, instruments and columns.
+def read_market(
+    data: Path, *, jail: Jail, limits: Limits | None = None, lacking: bool = False
+) -> MarketTable:
+    """Look at market data: each file's days, instruments and columns.
 
     Args:
-        data: A ``daily_pv.h5``: key ``data``, index datetime and instrument, numbers.
+        data: A data folder, or a ``daily_pv.h5``: key ``data``, index datetime and instrument, numbers.
         jail: Where it is read; keeps its cuts, too.
         limits: For each reading and cutting.
+        lacking: Whether to count the stocks that lack data, day by day.
 
     Raises:
-        BundleError: ``market-data-unreadable``, also when it is missing or empty.
+        BundleError: ``market-data-unreadable``, for each file that is missing, empty, or no table that can be cut.
     """
-    if not data.is_file():
-        raise _unreadable(data, "it is no file" if data.exists() else "it does not exist")
+    folder = look_into(data)
     bounds = limits or Limits()
-    outline = _convert(data, jail, bounds, values=False, read=read_outline)
-    if not outline.rows:
-        raise _unreadable(data, "it has no rows")
-    return MarketTable(
-        data, outline.days, outline.instruments, outline.columns, outline.rows, _jail=jail, _limits=bounds
-    )
-
-
-def _convert(data: Path, jail: Jail, limits: Limits, *, values: bool, read: Callable[[Path], _Read]) -> _Read:
     attempt = jail.attempt(
-        inside_program(f"convert_market({DATA_NAME!r}, {_TABLE_NAME!r}, values={values})"),
-        inputs={DATA_NAME: data},
-        outputs=[_TABLE_NAME],
-        limits=limits,
+        _program(f"survey({list(folder.tables)!r}, {_SURVEY!r}, lacking={lacking})"),
+        inputs={name: folder.files[name] for name in folder.tables},
+        outputs=[_SURVEY],
+        limits=replace(bounds, seconds=bounds.seconds * len(folder.tables)),
     )
-    _require_finished(attempt, data, limits)
-    table = attempt.outputs[_TABLE_NAME]
+    _require_finished(attempt, data, bounds)
     try:
-        return read(table)
+        surveyed, counts = read_survey(attempt.outputs[_SURVEY], folder.tables)
     except Unreadable as error:
         raise _unreadable(data, str(error)) from error
     finally:
-        table.unlink()
+        attempt.outputs[_SURVEY].unlink()
+    faults = {name: table.fault for name, table in surveyed.items() if table.fault}
+    main = surveyed[MAIN]
+    if MAIN not in faults and not main.rows:
+        faults[MAIN] = "it has no rows"
+    if faults:
+        raise BundleError.of(
+            [_unreadable(folder.files[name], fault).problems[0] for name, fault in faults.items()]
+        )
+    assert main.days is not None
+    return MarketTable(
+        data,
+        main.days,
+        main.instruments,
+        main.columns,
+        main.rows,
+        surveyed,
+        counts,
+        _folder=folder,
+        _jail=jail,
+        _limits=bounds,
+    )
+
+
+def is_daily(table: SurveyedFile, days: pd.DatetimeIndex) -> bool:
+    """Whether a table has most of the trading days between its first and its last."""
+    if table.days is None or not len(table.days):
+        return False
+    within = days[(days >= table.days[0]) & (days <= table.days[-1])]
+    return len(within) > 0 and float(within.isin(table.days).mean()) > _DAILY
+
+
+def _program(call: str) -> str:
+    return f"{_INSIDE.read_text(encoding='utf-8')}\n\n{call}\n"
+
+
+def _copy(start: pd.Timestamp | None, end: pd.Timestamp | None) -> _Copy:
+    return _Copy(None if start is None else start.isoformat(), None if end is None else end.isoformat())
 
 
 def _require_finished(attempt: Attempt, data: Path, limits: Limits) -> None:
@@ -143,11 +319,11 @@ def _require_finished(attempt: Attempt, data: Path, limits: Limits) -> None:
 
 
 def _unreadable(data: Path, fault: str) -> BundleError:
-    return BundleError(
-        "market-data-unreadable",
-        f"The market data {data} cannot be used: {fault}.",
-        "Give the daily_pv.h5 that RD-Agent's factors read: key 'data', index datetime and instrument.",
-    )
+    if data.name == MAIN or data.suffix == "" or kind_of(data.name) == "other":
+        hint = "Give RD-Agent's daily_pv.h5, or its folder: key 'data', index datetime and instrument."
+    else:
+        hint = "Correct the file, or take it out of the folder."
+    return BundleError("market-data-unreadable", f"The market data {data} cannot be used: {fault}.", hint)
 
 
 def _day(day: pd.Timestamp | None, otherwise: str = "") -> str:

@@ -201,9 +201,13 @@ def _judge(over: Ending | None, answer: bytes, log: str, seconds: float) -> Ende
     code = int(fields["code"])
     if code == 0:
         return Ended(Ending.FINISHED, log, seconds, code)
-    end = log[-4000:]
-    if any(words in end for words in _OUT_OF_MEMORY):
-        return Ended(Ending.OVER_MEMORY, log, seconds, code)
-    if any(words in end for words in _FILE_TOO_LARGE):
-        return Ended(Ending.OVER_OUTPUT, log, seconds, code)
-    return Ended(Ending.FAILED, log, seconds, code)
+    return Ended(which_limit(log[-4000:]), log, seconds, code)
+
+
+def which_limit(words: str) -> Ending:
+    """Of a failed program, from its last words: whether a limit was refused to it, and which."""
+    if any(refusal in words for refusal in _OUT_OF_MEMORY):
+        return Ending.OVER_MEMORY
+    if any(refusal in words for refusal in _FILE_TOO_LARGE):
+        return Ending.OVER_OUTPUT
+    return Ending.FAILED

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.factors.sources import Source
 
-MARKET_DATA = "daily_pv.h5"
-"""What factor code reads, in the folder that ``FACTOR_CoSTEER_DATA_FOLDER`` names."""
-
 
 def require_causal(source: Source, names: Iterable[str]) -> None:
     """Make sure that each of the factors is known not to see the future.
@@ -28,8 +25,10 @@ def require_causal(source: Source, names: Iterable[str]) -> None:
         names: The table's columns.
 
     Raises:
-        SourceError: ``factor-not-audited`` or ``factor-not-causal``, one for every factor that is not.
-        BundleError: ``no-market-data`` or ``bad-audit``: what is known cannot be held to the data, or not be read.
+        SourceError: ``factor-not-audited``, ``factor-not-causal`` or ``factor-not-judged``, one for every factor
+            that is not.
+        BundleError: ``market-data-unreadable`` or ``bad-audit``: what is known cannot be held to the data, or not
+            be read.
     """
     # Where nobody asks for causal factors, the audit is not loaded.
     from rdagent_sota_patch.audit.kept import read_kept_audit
@@ -37,7 +36,7 @@ def require_causal(source: Source, names: Iterable[str]) -> None:
 
     origins = source.describe_factors(tuple(dict.fromkeys(names)))
     codes = {origin.name: origin.code for origin in origins if origin.code}
-    kept = read_kept_audit(codes, factor_data_folder() / MARKET_DATA)
+    kept = read_kept_audit(codes, factor_data_folder())
     problems = [
         *find_unproven(codes, kept),
         *(_unknown(origin.name) for origin in origins if not origin.code),

@@ -1,9 +1,8 @@
-"""The user's ``daily_pv.h5`` while a day is predicted: looked at and cut in a jail that is gone afterwards."""
+"""The user's data folder while a day is predicted: looked at and cut in a jail that is gone afterwards."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.confinement.jail import Jail
@@ -25,7 +24,7 @@ _CLOSE = "$close"
 
 @contextmanager
 def open_market(market: MarketFiles, factors: Sequence[MinedFactor]) -> Iterator[MarketTable | None]:
-    """Look at ``daily_pv.h5``; None where no factor needs it.
+    """Look at the data folder; None where no factor needs it.
 
     Raises:
         BundleError: ``market-data-needed``, ``market-data-unreadable``.
@@ -39,7 +38,7 @@ def open_market(market: MarketFiles, factors: Sequence[MinedFactor]) -> Iterator
 
 
 def require_data(market: MarketFiles, factors: Sequence[MinedFactor]) -> Path:
-    """The file that the factors' code reads.
+    """The folder or file that the factors' code reads.
 
     Raises:
         BundleError: ``market-data-needed``.
@@ -48,7 +47,7 @@ def require_data(market: MarketFiles, factors: Sequence[MinedFactor]) -> Path:
         raise BundleError(
             "market-data-needed",
             f"The model takes {len(factors)} mined factors, whose code reads daily_pv.h5.",
-            "Name it with --data.",
+            "Name it, or its folder, with --data.",
         )
     return market.data
 
@@ -58,9 +57,9 @@ def closes_on(table: MarketTable, one_day: Path) -> pd.Series:
 
     Args:
         table: Of the whole file.
-        one_day: Its cut of a single day.
+        one_day: Its ``daily_pv.h5`` cut to a single day.
     """
-    frame = replace(table, data=one_day).frame()
+    frame = table.frame(one_day)
     if _CLOSE not in frame.columns:
         raise BundleError(
             "market-data-mismatch",

@@ -14,6 +14,7 @@ from rdagent_sota_patch.audit.verdicts import hash_code
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED, ShippedFactor
 from rdagent_sota_patch.confinement.factors import run_factor
 from rdagent_sota_patch.confinement.jail import Jail
+from rdagent_sota_patch.confinement.market import DATA_NAME, is_daily
 from rdagent_sota_patch.errors import BundleError, Problem
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ class Histories:
     """Cuts of the market data; they live as long as the table's jail.
 
     Attributes:
-        files: The one that each factor is run on: it ends with the last day and reaches back far enough.
-        last_day: The last day alone.
+        files: The data folder that each factor is run on: it ends with the last day and reaches back far enough.
+        last_day: The ``daily_pv.h5`` of the last day alone.
     """
 
     files: Mapping[MinedFactor, Path]
@@ -128,9 +129,66 @@ def cut_histories(factors: Sequence[MinedFactor], table: MarketTable, days: pd.D
         wanted = days_to_read(factor)
         starts[factor] = 0 if wanted is None else max(0, first + 1 - wanted)
     windows = sorted(set(starts.values()))
-    cuts = table.cuts([*((table.days[start], days[-1]) for start in windows), (days[-1], days[-1])])
-    by_start = dict(zip(windows, cuts, strict=False))
-    return Histories({factor: by_start[start] for factor, start in starts.items()}, cuts[-1])
+    # Each table is read once for all windows; what no factor reads is not cut at all.
+    spans = [(table.days[start], days[-1]) for start in windows]
+    folders = table.folders([*spans, (days[-1], days[-1])], _read_by(factors))
+    by_start = dict(zip(windows, folders, strict=False))
+    files = {factor: by_start[start] for factor, start in starts.items()}
+    return Histories(files, folders[-1] / DATA_NAME)
+
+
+def _read_by(factors: Sequence[MinedFactor]) -> frozenset[str] | None:
+    """The names of the files that factors read; None where that is not known of each."""
+    reads = [factor.verdict.reads if factor.verdict is not None else () for factor in factors]
+    return frozenset(one.name for each in reads for one in each) if all(reads) else None
+
+
+def find_missing_data(factors: Sequence[MinedFactor], table: MarketTable, day: pd.Timestamp) -> list[Problem]:
+    """All that a data folder lacks of what the factors' audits saw them read.
+
+    Returns:
+        ``factor-file-missing`` for each file, and for columns of a file; ``market-data-too-short`` for a table of
+        daily data that ends before ``day``.
+    """
+    readers: dict[str, dict[str, None]] = {}
+    columns: dict[str, dict[str, None]] = {}
+    for factor in factors:
+        for read in factor.verdict.reads if factor.verdict is not None else ():
+            readers.setdefault(read.name, {})[factor.name] = None
+            columns.setdefault(read.name, {}).update(dict.fromkeys(read.columns))
+    problems = []
+    for name, who in readers.items():
+        known = table.tables.get(name)
+        if name not in table.names:
+            problems.append(_lacks(f"{table.data} lacks {name}", who))
+            continue
+        if known is None:
+            continue
+        if lacking := [column for column in columns[name] if column not in known.columns]:
+            problems.append(_lacks(f"{name} in {table.data} lacks the columns {', '.join(lacking)}", who))
+        if (
+            name != DATA_NAME
+            and known.days is not None
+            and is_daily(known, table.days)
+            and known.days[-1] < day
+        ):
+            problems.append(
+                Problem(
+                    "market-data-too-short",
+                    f"{name} in {table.data} ends on {known.days[-1]:%Y-%m-%d}, before {day:%Y-%m-%d}; "
+                    f"{', '.join(who)} read it.",
+                    "Bring it up to date, or name an earlier day.",
+                )
+            )
+    return problems
+
+
+def _lacks(what: str, who: Mapping[str, None]) -> Problem:
+    return Problem(
+        "factor-file-missing",
+        f"{what}, which the code of {', '.join(who)} reads.",
+        "Name the whole folder that the factors were mined with (--data), brought up to date.",
+    )
 
 
 def run_mined(
@@ -141,7 +199,7 @@ def run_mined(
     jobs: int,
     report: Report,
 ) -> pd.DataFrame:
-    """Run factors' code, each on its market file, and take their values on ``days``.
+    """Run factors' code, each on its data folder, and take their values on ``days``.
 
     Returns:
         Index (datetime, instrument), sorted; one column per factor, in the order of ``files``. A row for every pair

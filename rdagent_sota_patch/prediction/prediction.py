@@ -18,7 +18,7 @@ from rdagent_sota_patch.errors import BundleError, Problem
 from rdagent_sota_patch.prediction.eligibility import cover, find_incomplete, find_left_out
 from rdagent_sota_patch.prediction.features import compute_features, drops_incomplete_rows
 from rdagent_sota_patch.prediction.market_table import open_market
-from rdagent_sota_patch.prediction.mined import cut_histories, list_mined
+from rdagent_sota_patch.prediction.mined import cut_histories, find_missing_data, list_mined
 from rdagent_sota_patch.prediction.requested_day import end_of_backtest, find_days, look_at_stocks
 from rdagent_sota_patch.scoring.scoring import load_scorer, score_days
 
@@ -100,8 +100,8 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
 
     Raises:
         BundleError: Before anything is run, all of: ``factor-not-causal``, ``factor-not-judged``,
-            ``market-data-too-short``, ``not-a-trading-day``, ``no-history``, ``market-data-mismatch``; then what
-            `load_scorer` and `compute_features` raise; ``nothing-to-score``.
+            ``factor-file-missing``, ``market-data-too-short``, ``not-a-trading-day``, ``no-history``,
+            ``market-data-mismatch``; then what `load_scorer` and `compute_features` raise; ``nothing-to-score``.
     """
     began = time.perf_counter()
     factors = list_mined(bundle)
@@ -109,6 +109,8 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
     day = pd.Timestamp(options.day)
     with open_market(market, factors) as table:
         days, problems = find_days(bundle, market, table, factors, day)
+        found = () if table is None else table.find_notices()
+        problems += [] if table is None else find_missing_data(factors, table, day)
         if not options.allow_lookahead:
             problems = [*unproven, *problems]
         if problems:
@@ -158,7 +160,7 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
         left_out=dict(sorted(left_out.items())),
         incomplete=find_incomplete(today.loc[scores.index]),
         coverage=cover(members, today, mined),
-        notices=(*_audit_notices(bundle, factors), *unproven),
+        notices=(*_audit_notices(bundle, factors), *unproven, *found),
         seconds={
             "factors": computed.factor_seconds,
             "alpha": computed.alpha_seconds,

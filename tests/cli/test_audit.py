@@ -97,8 +97,12 @@ def test_json_is_exactly_what_is_documented(
     """Exit 0 where every factor is causal."""
     folder, names = bundle_of(tmp_path / "bundle", HONEST["RankByDay"], HONEST["RankByDay"])
     assert audit(folder, data, as_json=True) == 0
+    code = code_of(HONEST["RankByDay"])
     expected = {"causal": True, "changed_share": 0.0, "max_change": 0.0, "lookback_days": 1, "reason": ""}
-    assert json.loads(capsys.readouterr().out) == {"factors": [{"name": name, **expected} for name in names]}
+    prices = ["$open", "$close", "$high", "$low", "$volume", "$factor"]
+    reads = [{"name": "daily_pv.h5", "columns": [name for name in prices if name in code], "dated": True}]
+    factors = [{"name": name, **expected, "reads": reads} for name in names]
+    assert json.loads(capsys.readouterr().out) == {"factors": factors, "notices": []}
 
 
 def test_a_factor_without_code_is_an_error(
