@@ -32,7 +32,7 @@ def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
         durable: Whether to wait until the disk has it. Off, a power cut may lose the new file.
 
     Raises:
-        SotaError: ``cannot-write``.
+        SotaError: ``cannot-write``; ``not-confirmed`` where the new file is in place.
     """
     try:
         temporary = _create_beside(target)
@@ -50,7 +50,24 @@ def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
         _remove(temporary)
         raise
     if durable:
+        confirm(target)
+
+
+def confirm(target: Path) -> None:
+    """Wait until the disk has the name of a file or folder that was put in place.
+
+    Raises:
+        SotaError: ``not-confirmed``: it is in place, and the disk does not say that it will be after a power cut.
+    """
+    try:
         sync_folder(target.parent)
+    except OSError as error:
+        raise SotaError(
+            "not-confirmed",
+            f"{target} is written and in its place, but the disk does not confirm that it will be there after a power "
+            f"cut: {error.strerror or error}.",
+            "Use it. Check the disk, and keep a copy on another one.",
+        ) from error
 
 
 def write_text_atomically(path: Path, text: str, *, durable: bool = True) -> None:
@@ -93,7 +110,7 @@ def sync_folder(folder: Path) -> None:
     """Wait until a folder's entries are on the disk, where the system can.
 
     Raises:
-        SotaError: ``cannot-write``.
+        OSError: The disk reports a fault.
     """
     if not hasattr(os, "O_DIRECTORY"):  # Windows has no way to sync a folder.
         return
@@ -105,7 +122,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _FOLDER_SYNC_UNSUPPORTED:
-            raise _cannot_write(folder, error) from error
+            raise
     finally:
         os.close(descriptor)
 

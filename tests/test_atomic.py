@@ -97,6 +97,24 @@ def test_a_disk_that_does_not_sync_is_an_error(tmp_path: Path, monkeypatch: pyte
     assert target.read_text() == "old"
 
 
+def test_a_file_in_its_place_is_not_said_to_be_unwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only the folder's sync fails, the new file is there, and that is said."""
+    sync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    with pytest.raises(SotaError, match="written and in its place") as caught:
+        write_text_atomically(tmp_path / "a", "text")
+    assert caught.value.slug == "not-confirmed"
+    assert (tmp_path / "a").read_text() == "text"
+
+
 def test_file_systems_without_folder_sync_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network file system that refuses to sync folders still gets its file."""
     sync = os.fsync

@@ -15,7 +15,7 @@ from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, R
 from rdagent_sota_patch.errors import BundleError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from rdagent_sota_patch.bundle.documents import ShippedFile
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 GET_ANEW = "Get the bundle anew, or export it again; do not use this one."
 
 _BLOCK = 1 << 20
+# Of a listed name: far above what any bundle has.
+_LONGEST_PATH = 1024
+_DEEPEST = 16
 # A link in place of a file must not be followed, and a FIFO must not block; neither flag exists on Windows.
 _OPEN_FLAGS = (
     os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 )
 _SHOWN_NAMES = 50
+_SHOWN_CHARACTERS = 300
 
 
 def check_files(folder: Path, files: Mapping[str, ShippedFile], *, replay: bool) -> list[Problem]:
@@ -40,12 +44,18 @@ def check_files(folder: Path, files: Mapping[str, ShippedFile], *, replay: bool)
     """
     unsafe = sorted(name for name in files if not is_inside(name))
     if unsafe:
-        return [_altered(folder, f"the manifest lists {_quote(unsafe)}, which lead out of the bundle")]
+        text = (
+            f"the manifest lists {_quote(unsafe)}, which lead out of the bundle, or deeper than its files lie"
+        )
+        return [_altered(folder, text)]
     expected = {name: entry for name, entry in files.items() if replay or not _is_evidence(name)}
     problems, found = [], set()
-    for name, entry in _walk(folder, "", replay=replay):
+    skipped = frozenset() if replay else frozenset({REPLAY_FOLDER})
+    for name, entry in walk(folder, expected, skipped):
         found.add(name)
-        if name in expected:
+        if isinstance(entry, OSError):
+            problems.append(_altered(folder, f"cannot look into {name!r}: {entry.strerror or entry}"))
+        elif name in expected:
             plain = entry.is_file(follow_symlinks=False)
             wrong = _compare(folder, name, expected[name]) if plain else f"{name!r} is no plain file"
             problems.extend([_altered(folder, wrong)] if wrong else [])
@@ -90,10 +100,15 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a listed name is a relative POSIX path that stays in the bundle, spelled in the one way there is."""
+    """Whether a listed name is a relative POSIX path that stays in the bundle, spelled in the one way there is.
+
+    And no longer or deeper than the name of a bundle's file may be.
+    """
+    if len(name) > _LONGEST_PATH:
+        return False
     parts = PurePosixPath(name).parts
     return (
-        bool(parts)
+        0 < len(parts) <= _DEEPEST
         and "/".join(parts) == name
         and not {"..", "/"} & set(parts)
         # On Windows these would be separators, drives and streams.
@@ -106,16 +121,47 @@ def is_as_listed(folder: Path, name: str, expected: ShippedFile) -> bool:
     return _compare(folder, name, expected) is None
 
 
-def _walk(folder: Path, prefix: str, *, replay: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(folder / prefix) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
+def walk(
+    folder: Path, listed: Collection[str], skipped: Collection[str] = ()
+) -> Iterator[tuple[str, os.DirEntry[str] | OSError]]:
+    """What lies in a folder, by its relative POSIX path; links are not followed.
+
+    A folder that no listed file is in is given itself, with ``/`` at its end, unless it is empty: nothing goes down
+    into what somebody nested a thousand deep. One that cannot be looked into is given with the reason.
+
+    Args:
+        folder: The bundle.
+        listed: Names that `is_inside`.
+        skipped: Names at the top that are neither given nor looked into.
+    """
+    parents = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
+    below = [""]
+    while below:
+        prefix = below.pop()
+        try:
+            with os.scandir(folder / prefix) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            yield prefix or ".", error
+            continue
+        for entry in entries:
             name = f"{prefix}{entry.name}"
-            if name == REPLAY_FOLDER and not replay:
+            if name in skipped:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder, f"{name}/", replay=replay)
-            else:
+            if not entry.is_dir(follow_symlinks=False):
                 yield name, entry
+            elif name in parents:
+                below.append(f"{name}/")
+            elif not _is_empty(folder / name):
+                yield f"{name}/", entry
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def _is_evidence(name: str) -> bool:
@@ -148,7 +194,7 @@ def _open_plain(path: Path) -> IO[bytes]:
 
 
 def _quote(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:_SHOWN_NAMES]))
+    shown = ", ".join(repr(name[:_SHOWN_CHARACTERS]) for name in names[:_SHOWN_NAMES])
     return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
 
 

@@ -5,9 +5,10 @@ Everything here is plain data. A reader needs neither Qlib nor torch nor a pickl
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rdagent_sota_patch.audit.verdicts import Audit, Sha256
 
@@ -238,6 +239,54 @@ class AlphaFeature(Document):
     expression: str
 
 
+def _require_kwargs(part: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(part.get("kwargs", {}), dict):
+        raise ValueError("its kwargs are not an object")
+    return part
+
+
+TaskPart = Annotated[dict[str, Any], AfterValidator(_require_kwargs)]
+"""``class``, ``module_path`` and ``kwargs`` of something in a Qlib task."""
+
+
+class Options(BaseModel):
+    """Base of what is read from ``kwargs``: of the right types, beside others that do not matter here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ProcessorOptions(Options):
+    """The ``kwargs`` of Qlib's processors that can be applied here (``qlib/data/dataset/processor.py``)."""
+
+    fields_group: str | list[str | None] | None = None
+    fill_value: Annotated[float, Field(strict=True)] = 0
+    clip_outlier: bool = True
+    method: Literal["zscore", "robust"] = "zscore"
+
+
+class NetworkOptions(Options):
+    """The ``kwargs`` of ``GeneralPTNN`` that scoring goes by.
+
+    Attributes:
+        batch_size: Samples at a time; as many are held in memory, whatever their number.
+        pt_model_kwargs: What the network's class is called with.
+    """
+
+    batch_size: Annotated[int, Field(ge=1, le=1 << 24)] = 2000
+    pt_model_kwargs: dict[str, Any] = {}
+
+
+def _validate_options(options: type[Options], kwargs: dict[str, Any]) -> None:
+    try:
+        options.model_validate(kwargs)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"kwargs.{'.'.join(map(str, found['loc']))}: {found['msg']}") from error
+
+
+QLIB_PROCESSORS = "qlib.data.dataset.processor"
+
+
 class Processor(Document):
     """One of the handler's ``infer_processors``, in its place.
 
@@ -253,6 +302,17 @@ class Processor(Document):
     columns: tuple[str, ...] | None = None
     mean: tuple[float | None, ...] | None = None
     std: tuple[float | None, ...] | None = None
+
+    @property
+    def options(self) -> ProcessorOptions:
+        """``kwargs``, typed; of one of Qlib's own."""
+        return ProcessorOptions.model_validate(self.kwargs)
+
+    @model_validator(mode="after")
+    def _has_options(self) -> Processor:
+        if self.module == QLIB_PROCESSORS:
+            _validate_options(ProcessorOptions, self.kwargs)
+        return self
 
 
 class Importance(Document):
@@ -291,9 +351,9 @@ class ModelMeta(Document):
 
     schema_version: Literal[1]
     kind: Literal["lightgbm", "torch", "other"]
-    model: dict[str, Any]
-    dataset: dict[str, Any]
-    handler: dict[str, Any]
+    model: TaskPart
+    dataset: TaskPart
+    handler: TaskPart
     segments: dict[str, tuple[str | None, str | None]]
     step_len: int | None
     label: dict[str, str]
@@ -302,6 +362,17 @@ class ModelMeta(Document):
     processors: tuple[Processor, ...]
     weights: Weights
     feature_importance: tuple[Importance, ...] | None
+
+    @property
+    def network(self) -> NetworkOptions:
+        """The model's ``kwargs``, typed; of a torch model."""
+        return NetworkOptions.model_validate(self.model.get("kwargs", {}))
+
+    @model_validator(mode="after")
+    def _has_network(self) -> ModelMeta:
+        if self.kind == "torch":
+            _validate_options(NetworkOptions, self.model.get("kwargs", {}))
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -312,10 +383,21 @@ class ModelMeta(Document):
         return {name: item for name, item in value.items() if name not in NOTES_META_FIELDS}
 
 
+def _require_day(text: str) -> str:
+    # pandas counts nanoseconds, and has no others.
+    if dt.date.fromisoformat(text).isoformat() != text or not "1678" <= text[:4] <= "2261":
+        raise ValueError("it is no day such as 2020-10-05, from 1678 to 2261")
+    return text
+
+
+Day = Annotated[str, AfterValidator(_require_day)]
+"""In ISO 8601, without a time or a zone."""
+
+
 class ReplayNotes(Document):
     """``replay/replay.json``: which of the slice's days are compared; earlier ones are history for TimeSeries."""
 
     schema_version: Literal[1]
-    days: tuple[str, ...]
+    days: Annotated[tuple[Day, ...], Field(min_length=1)]
     predictions_rows: int
     slice_rows: int

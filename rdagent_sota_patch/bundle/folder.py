@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -14,9 +15,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from rdagent_sota_patch.atomic import sync_file, sync_folder
+from rdagent_sota_patch.atomic import confirm, sync_file, sync_folder
+from rdagent_sota_patch.bundle.contents import is_inside, walk
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from rdagent_sota_patch.errors import BundleError, SotaError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 NEW_NAME = "new.tmp"
 OLD_NAME = "old.tmp"
 
+_WORK = re.compile(r"\.rdagent-sota-[0-9a-f]{16}\.tmp")
 _LARGEST_MANIFEST = 16 << 20
 # linux/fcntl.h and linux/fs.h.
 _HERE = -100
@@ -37,8 +43,9 @@ def make_folder(
 ) -> Iterator[Path]:
     """Give a folder to fill, which becomes ``target`` when the block ends well.
 
-    It stands beside the target and is gone when the block fails. What is written into it is waited for until
-    the disk has it. An old bundle is put aside, and removed once the new one is in its place.
+    It stands beside the target and is gone when the block fails; if the process is killed, the next call there removes
+    it. What is written into it is waited for until the disk has it. An old bundle is put aside, and removed once the
+    new one is in its place.
 
     Args:
         target: The bundle's folder; the folder it is in must exist.
@@ -50,28 +57,101 @@ def make_folder(
     Raises:
         BundleError: ``target-exists``; with ``force``, ``target-not-a-bundle`` where something other than a
             bundle would be lost.
-        SotaError: ``cannot-write``, also when the disk is full.
+        SotaError: ``cannot-write``, also when the disk is full; ``not-confirmed`` where the bundle is in its place.
     """
     require_free(target, force=force, known=known)
-    hidden = f".{secrets.token_hex(8)}"
-    temporary = target.parent / f"{hidden}.tmp" if workshop is None else workshop / NEW_NAME
-    old = target.parent / f"{hidden}.old" if workshop is None else workshop / OLD_NAME
     try:
-        temporary.mkdir()
+        with _temporary(target.parent, workshop) as (temporary, old):
+            try:
+                yield temporary
+                _sync_tree(temporary)
+                # Minutes may have passed.
+                require_free(target, force=force, known=known)
+                replaced = _put_in_place(temporary, target, old)
+            except BaseException:
+                _remove_tree(temporary)
+                raise
+            if replaced is not None:
+                _remove_tree(replaced)
     except OSError as error:
         raise cannot_write(target, error) from error
+    confirm(target)
+
+
+@contextmanager
+def hold_work(parent: Path) -> Iterator[Path]:
+    """Give a hidden folder in ``parent`` of this process's own; what killed processes left there is removed first.
+
+    While the block runs, nobody else's `hold_work` takes it for one of those: the kernel's lock on it goes with the
+    process. It may be renamed or removed in the block, and is left where it is after.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    remove_abandoned(parent)
+    folder, descriptor = _make_held(parent)
     try:
-        yield temporary
-        _sync_tree(temporary)
-        # Minutes may have passed.
-        require_free(target, force=force, known=known)
-        _put_in_place(temporary, target, old)
-    except OSError as error:
-        _remove_tree(temporary)
-        raise cannot_write(target, error) from error
-    except BaseException:
-        _remove_tree(temporary)
-        raise
+        yield folder
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def is_work(name: str) -> bool:
+    """Whether a folder's name is one that `hold_work` gives."""
+    return _WORK.fullmatch(name) is not None
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders of `hold_work` whose process is gone; those of other users stay, and what is no folder."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        for folder in sorted(path for path in parent.iterdir() if is_work(path.name)):
+            with suppress(OSError):
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    if os.fstat(descriptor).st_uid == os.getuid():
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        _remove_tree(folder)
+                finally:
+                    os.close(descriptor)
+
+
+def _make_held(parent: Path) -> tuple[Path, int | None]:
+    """A new folder with the lock on it, as long as the descriptor is open; None where the system has no such lock."""
+    while True:
+        folder = parent / f".rdagent-sota-{secrets.token_hex(8)}.tmp"
+        folder.mkdir()
+        if sys.platform == "win32":
+            return folder, None
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            # Taken for an abandoned one between the two calls.
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                # Some network disks have no locks; there, nobody removes what others left.
+                return folder, descriptor
+        else:
+            with suppress(OSError):
+                if folder.stat().st_ino == os.fstat(descriptor).st_ino:
+                    return folder, descriptor
+        os.close(descriptor)
+
+
+@contextmanager
+def _temporary(parent: Path, workshop: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Where the new bundle is made, and where an old one is put aside."""
+    if workshop is None:
+        with hold_work(parent) as folder:
+            yield folder, folder.with_suffix(".old")
+    else:
+        (workshop / NEW_NAME).mkdir()
+        yield workshop / NEW_NAME, workshop / OLD_NAME
 
 
 def require_free(target: Path, *, force: bool, known: Collection[str] = ()) -> None:
@@ -114,12 +194,13 @@ def _find_loss(target: Path, known: Collection[str]) -> str:
     if target.is_symlink() or not target.is_dir():
         return "it is not a folder"
     # Before all are listed: this may be somebody's home.
-    if next(_files(target), None) is None:
+    if next(walk(target, ()), None) is None:
         return ""
     listed, wrong = _read_list(target / MANIFEST_NAME)
     if wrong and not known:
         return wrong
-    more = sorted({*_files(target)} - {*listed, *known, MANIFEST_NAME, SIGNATURE_NAME, COMPANION_NAME})
+    ours = {*filter(is_inside, {*listed, *known}), MANIFEST_NAME, SIGNATURE_NAME, COMPANION_NAME}
+    more = sorted(name for name, _ in walk(target, ours) if name not in ours)
     return f"it holds {len(more)} files that are not the bundle's, such as {more[0]}" if more else ""
 
 
@@ -133,29 +214,27 @@ def _read_list(manifest: Path) -> tuple[Collection[str], str]:
         return (), f"its {MANIFEST_NAME} is not that of a bundle"
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """All that is no folder, by its relative POSIX path; links are not followed."""
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not path.is_dir():
-            yield path.relative_to(folder).as_posix()
-
-
-def _put_in_place(temporary: Path, target: Path, old: Path) -> None:
+def _put_in_place(temporary: Path, target: Path, old: Path) -> Path | None:
+    """Where the old bundle is now; None without one. Raises only when the new one is not in its place."""
     if not os.path.lexists(target):
         temporary.rename(target)
-        sync_folder(target.parent)
-        return
+        return None
     if _exchange(temporary, target):
-        old = temporary
-    else:
-        target.rename(old)
+        return temporary
+    target.rename(old)
+    try:
+        temporary.rename(target)
+    except BaseException as error:
         try:
-            temporary.rename(target)
-        except BaseException:
             old.rename(target)
-            raise
-    sync_folder(target.parent)
-    _remove_tree(old)
+        except OSError:
+            raise SotaError(
+                "cannot-write",
+                f"Cannot write the bundle {target}: {error}. The bundle that was there is now {old}.",
+                f"Check the disk, and rename it back: mv {old} {target}",
+            ) from error
+        raise
+    return old
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -180,5 +259,5 @@ def _sync_tree(folder: Path) -> None:
 
 def _remove_tree(folder: Path) -> None:
     # Clean-up must not hide the failure that led here; what is left begins with a dot and ends in .tmp or .old.
-    with suppress(OSError):
+    with suppress(OSError, RecursionError):
         shutil.rmtree(folder)

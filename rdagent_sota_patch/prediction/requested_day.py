@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.prediction.eligibility import find_disagreeing, require_common_stocks
 from rdagent_sota_patch.prediction.market_days import (
     find_day_problems,
@@ -27,13 +28,31 @@ if TYPE_CHECKING:
 
 
 def end_of_backtest(bundle: Bundle) -> pd.Timestamp:
-    """The last day that the model was back-tested on, or the day of its training where that is not written down."""
+    """The last day that the model was back-tested on, or the day of its training where that is not written down.
+
+    Raises:
+        BundleError: ``bundle-damaged``.
+    """
     _, meta = bundle.model
     end = meta.segments.get("test", (None, None))[1]
     times = bundle.manifest.times
-    written = end or times.get("trained_at_utc") or times["exported_at_utc"]
-    day: pd.Timestamp = pd.Timestamp(str(written)[:10])
+    written = end or times.get("trained_at_utc") or times.get("exported_at_utc")
+    day = _parse_day(str(written)[:10])
+    if day is None:
+        raise BundleError(
+            "bundle-damaged",
+            f"{bundle.folder}: it does not say until when its model was back-tested: {str(written)[:40]!r} is no day.",
+            "Get the bundle anew, or export it again; do not use this one.",
+        )
     return day
+
+
+def _parse_day(text: str) -> pd.Timestamp | None:
+    try:
+        day: pd.Timestamp = pd.Timestamp(text)
+    except ValueError:
+        return None
+    return None if pd.isna(day) else day
 
 
 def find_days(

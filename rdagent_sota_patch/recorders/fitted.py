@@ -6,7 +6,9 @@ import datetime as dt
 import math
 from typing import TYPE_CHECKING, Any
 
-from rdagent_sota_patch.bundle.documents import Processor
+from pydantic import ValidationError
+
+from rdagent_sota_patch.bundle.documents import QLIB_PROCESSORS, Processor
 from rdagent_sota_patch.sessions.frames import thaw_array, thaw_index
 from rdagent_sota_patch.sessions.inert import Inert
 from rdagent_sota_patch.sessions.thaw import Unthawable, describe, thaw_plain
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-MODULE = "qlib.data.dataset.processor"
+MODULE = QLIB_PROCESSORS
 _FEATURES = "feature"
 _FITTED = {
     "RobustZScoreNorm": ("mean_train", "std_train"),
@@ -41,7 +43,10 @@ def thaw_processors(handler: Inert) -> tuple[Processor, ...]:
     shared, infer = attributes.get("shared_processors", []), attributes.get("infer_processors")
     if not isinstance(shared, list) or not isinstance(infer, list):
         raise Unthawable(f"a handler without processors: {describe(handler)}")
-    return tuple(_thaw_processor(processor) for processor in (*shared, *infer))
+    try:
+        return tuple(_thaw_processor(processor) for processor in (*shared, *infer))
+    except ValidationError as error:
+        raise Unthawable(f"a processor that was configured oddly: {error.errors()[0]['msg']}") from error
 
 
 def plain(value: object) -> Any:

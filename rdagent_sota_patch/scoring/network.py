@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdagent_sota_patch.bundle.contents import read_bounded
 from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.confinement.probe import what_confines
@@ -111,9 +113,8 @@ def load_network(bundle: Bundle, *, trusted: bool, limits: Limits | None = None)
             f"The model of {bundle.folder} is Python code (model.py). {open_ways.message}",
             "Read its model.py; give --trust to run it, or --key-file if you have signed the bundle yourself.",
         )
-    kwargs = meta.model.get("kwargs", {})
-    network_kwargs = kwargs.get("pt_model_kwargs", {})
-    count = network_kwargs.get("num_features", len(order.factor_order))
+    options = meta.network
+    count = options.pt_model_kwargs.get("num_features", len(order.factor_order))
     if count != len(order.factor_order):
         raise BundleError(
             "model-input-mismatch",
@@ -129,9 +130,9 @@ def load_network(bundle: Bundle, *, trusted: bool, limits: Limits | None = None)
         where=bundle.folder,
         code=bundle.read(weights.code_relpath),
         tensors=bundle.read(weights.tensors_relpath),
-        kwargs=network_kwargs,
+        kwargs=options.pt_model_kwargs,
         features=len(order.factor_order),
-        batch_size=int(kwargs.get("batch_size", 2000)),
+        batch_size=options.batch_size,
         limits=None if trusted else limits or Limits(),
     )
 
@@ -149,13 +150,19 @@ def _require_success(where: Path, path: Path) -> None:
 
 
 def _read_scores(where: Path, path: Path, count: int) -> np.ndarray:
+    # The confined program is of this Python and numpy: what it saves begins as what is saved here. Nothing else is
+    # read, since nothing that reads other forms was made for what a stranger wrote.
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (count,)})
+    size = head.tell() + 4 * count
     try:
-        scores = np.load(path, allow_pickle=False, mmap_mode="r")
-        if scores.shape != (count,) or scores.dtype != np.float32:
-            raise ValueError(f"{scores.dtype} scores of shape {scores.shape}")
-        return np.array(scores)
-    except (OSError, ValueError, EOFError) as error:
-        raise _failed(where, f"it leaves no scores for {count} samples: {error}", mismatch=False) from error
+        content = read_bounded(path, size)
+    except OSError as error:
+        raise _failed(where, f"it leaves no scores: {error}", mismatch=False) from error
+    if len(content) != size or not content.startswith(head.getvalue()):
+        raise _failed(where, f"it leaves no scores for {count} samples", mismatch=False)
+    scores: np.ndarray = np.frombuffer(content, dtype="<f4", offset=head.tell()).copy()
+    return scores
 
 
 def _failed(where: Path, text: str, *, mismatch: bool) -> BundleError:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_patch.bundle.documents import QLIB_PROCESSORS
 from rdagent_sota_patch.errors import BundleError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def require_known(processors: Sequence[Processor]) -> None:
     unknown = [
         f"{processor.module}.{processor.name}"
         for processor in processors
-        if processor.name not in _RULES or processor.module not in _MODULES
+        if processor.name not in _RULES or processor.module != QLIB_PROCESSORS
     ]
     if unknown:
         raise BundleError(
@@ -70,7 +71,7 @@ def require_known(processors: Sequence[Processor]) -> None:
 
 
 def _concerns_features(processor: Processor) -> bool:
-    group = processor.kwargs.get("fields_group")
+    group = processor.options.fields_group
     groups = group if isinstance(group, list) else [group]
     return None in groups or _FEATURES in groups
 
@@ -86,18 +87,18 @@ def _standardize_robustly(frame: pd.DataFrame, processor: Processor) -> pd.DataF
     values = frame[columns].to_numpy(shift.dtype, copy=True)
     values -= shift
     values /= scale
-    if processor.kwargs.get("clip_outlier", True):
+    if processor.options.clip_outlier:
         np.clip(values, -_OUTLIER, _OUTLIER, out=values)
     return _put(frame, columns, values)
 
 
 def _fill(frame: pd.DataFrame, processor: Processor) -> pd.DataFrame:
-    filled: pd.DataFrame = frame.fillna(processor.kwargs.get("fill_value", 0))
+    filled: pd.DataFrame = frame.fillna(processor.options.fill_value)
     return filled
 
 
 def _drop_incomplete_rows(frame: pd.DataFrame, processor: Processor) -> pd.DataFrame:
-    if processor.kwargs.get("fields_group") is None:
+    if processor.options.fields_group is None:
         # It would drop rows by their label, which a new day does not have.
         raise BundleError(
             "processor-unknown",
@@ -109,13 +110,8 @@ def _drop_incomplete_rows(frame: pd.DataFrame, processor: Processor) -> pd.DataF
 
 
 def _standardize_by_day(frame: pd.DataFrame, processor: Processor) -> pd.DataFrame:
-    method = processor.kwargs.get("method", "zscore")
-    if method not in _DAY_SCORES:
-        raise BundleError(
-            "bundle-damaged", f"CSZScoreNorm has no method {method!r}.", "Export the run again."
-        )
     by_day = frame.groupby("datetime", group_keys=False)[list(frame.columns)]
-    scores: pd.DataFrame = by_day.apply(_DAY_SCORES[method])
+    scores: pd.DataFrame = by_day.apply(_DAY_SCORES[processor.options.method])
     return scores
 
 
@@ -177,8 +173,6 @@ _DAY_SCORES: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "zscore": _day_score,
     "robust": _robust_day_score,
 }
-
-_MODULES = frozenset({"qlib.data.dataset.processor"})
 
 _RULES: Mapping[str, Callable[[pd.DataFrame, Processor], pd.DataFrame]] = {
     "RobustZScoreNorm": _standardize_robustly,

@@ -114,13 +114,11 @@ def read_notes(bundle: Bundle) -> ReplayNotes:
     """
     _require_replay(bundle)
     try:
-        notes = ReplayNotes.model_validate_json(bundle.read(REPLAY_NAME))
-        days = [pd.Timestamp(day) for day in notes.days]
-    except (ValidationError, ValueError) as error:
-        raise _damaged(bundle, f"{REPLAY_NAME} cannot be read: {error}") from error
-    if not days or pd.NaT in days:
-        raise _damaged(bundle, f"{REPLAY_NAME} names no days")
-    return notes
+        return ReplayNotes.model_validate_json(bundle.read(REPLAY_NAME))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _damaged(bundle, f"{REPLAY_NAME} cannot be read: {where}: {first['msg']}") from error
 
 
 def read_shipped_scores(bundle: Bundle) -> pd.Series:
@@ -146,16 +144,34 @@ def read_frame(bundle: Bundle, name: str) -> pd.DataFrame:
     try:
         # In this thread alone: one of Arrow's that lets go of Python's bytes while Python ends aborts the process.
         with pq.ParquetFile(pa.BufferReader(content)) as file:
+            _require_types(file.schema_arrow)
             table = file.read(use_threads=False)
+        # Days that pandas cannot reckon with are refused here, whatever they are counted in.
+        place = table.schema.names.index("datetime")
+        table = table.set_column(place, "datetime", table.column(place).cast(pa.timestamp("ns")))
         # Without pandas' metadata, which may name types to be made; what it says is known here.
         plain = table.replace_schema_metadata(None)
         frame: pd.DataFrame = plain.to_pandas(use_threads=False).set_index(_LEVELS)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise _damaged(bundle, f"{name} cannot be read: {error}") from error
-    numeric = all(isinstance(kind, np.dtype) and kind.kind in "fiu" for kind in frame.dtypes)
-    if not numeric or not isinstance(frame.index.get_level_values(0), pd.DatetimeIndex):
-        raise _damaged(bundle, f"{name} does not hold numbers by datetime and instrument")
     return frame
+
+
+def _require_types(schema: pa.Schema) -> None:
+    """See that all that is read are days without a zone, names of stocks, and numbers, each under a name of its own."""
+    for field in schema:
+        kind = field.type
+        if field.name == "datetime":
+            right = pa.types.is_timestamp(kind) and kind.tz is None
+        elif field.name == "instrument":
+            # Of null is the column of a table without rows.
+            right = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+        else:
+            right = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+        if not right:
+            raise ValueError(f"its column {field.name!r} holds {kind}")
+    if len(set(schema.names)) != len(schema.names) or not set(_LEVELS) <= set(schema.names):
+        raise ValueError("it does not hold numbers by datetime and instrument, or holds a column twice")
 
 
 def _largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from rdagent_sota_patch import atomic
 from rdagent_sota_patch.bundle import folder as folder_module
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME
 from rdagent_sota_patch.bundle.folder import make_folder, require_free
@@ -188,3 +191,102 @@ def test_an_earlier_sync_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         require_free(folder, force=True, known=known)
     assert "notes.md" in str(caught.value)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rdagent_sota_patch.bundle.folder import make_folder
+with make_folder(Path(sys.argv[1])) as folder:
+    (folder / "weights").write_bytes(b"0" * 1000)
+    print(folder.name, flush=True)
+    if sys.argv[2] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """Its hidden folder; somebody's of a like name, a file and a link stay."""
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a", "die"], check=False, stdout=subprocess.PIPE)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".rdagent-sota-")
+    somebodys = [tmp_path / ".rdagent-sota-mine.tmp", tmp_path / f".rdagent-sota-{'0' * 16}.tmp"]
+    somebodys[0].mkdir()
+    somebodys[1].write_text("a file")
+    link = tmp_path / f".rdagent-sota-{'1' * 16}.tmp"
+    link.symlink_to(somebodys[0])
+    with make_folder(tmp_path / "b") as folder:
+        (folder / "new").write_text("new")
+        assert not left.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "b", *somebodys, link])
+
+
+def test_an_export_that_is_still_at_work_keeps_its_folder(tmp_path: Path) -> None:
+    """Whatever others do beside it."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "a"), "live"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdin is not None
+        name = process.stdout.readline().strip()
+        with make_folder(tmp_path / "b") as folder:
+            (folder / "new").write_text("new")
+        assert (tmp_path / name / "weights").exists()
+        process.stdin.close()
+        assert process.wait() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_bundle_in_its_place_is_not_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk does not confirm the new name, that is what is said: the old one is replaced."""
+    made = make_bundle(tmp_path / "bundle")
+
+    def fail(folder: Path) -> None:
+        if folder == tmp_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(atomic, "sync_folder", fail)
+    with pytest.raises(SotaError) as caught, make_folder(made.folder, force=True) as folder:
+        (folder / "new").write_text("new")
+    assert caught.value.slug == "not-confirmed"
+    assert contents(made.folder) == {"new": b"new"}
+    assert list(tmp_path.iterdir()) == [made.folder]
+
+
+def test_where_the_old_bundle_is_is_said_when_it_cannot_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never that nothing is left behind."""
+    monkeypatch.setattr(folder_module, "_exchange", lambda *_: False)
+    made = make_bundle(tmp_path / "bundle")
+    before = contents(made.folder)
+    rename = Path.rename
+
+    def fail_from_the_second(path: Path, target: Path) -> Path:
+        if target == made.folder:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    with pytest.raises(SotaError) as caught, make_folder(made.folder, force=True) as folder:
+        (folder / "new").write_text("new")
+        monkeypatch.setattr(Path, "rename", fail_from_the_second)
+    monkeypatch.undo()
+    (old,) = tmp_path.iterdir()
+    assert str(old) in str(caught.value)
+    assert contents(old) == before
+
+
+def test_a_deep_tree_is_somebodys(tmp_path: Path) -> None:
+    """It is not gone down into, and not removed."""
+    made = make_bundle(tmp_path / "bundle")
+    here = os.open(made.folder, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(SotaError, match="such as d/"), make_folder(made.folder, force=True):
+        pass
+    assert (made.folder / "d" / "d").is_dir()

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import typer
 from pytest_mock import MockerFixture
 
-from rdagent_sota_patch.bundle.documents import BOOSTER_NAME, META_NAME, ORDER_NAME, PREDICTIONS_NAME
+from rdagent_sota_patch.bundle.documents import (
+    BOOSTER_NAME,
+    CODE_NAME,
+    META_NAME,
+    ORDER_NAME,
+    PREDICTIONS_NAME,
+    REPLAY_NAME,
+    SLICE_NAME,
+)
 from rdagent_sota_patch.bundle.signing import sign_manifest
 from rdagent_sota_patch.cli.output import reports_errors
 from rdagent_sota_patch.cli.verify import VerifyOptions, run_verify
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.prediction.market_days import MarketFiles
 from rdagent_sota_patch.scoring.replay import Replayed
-from tests.bundle.made import ALPHA, edit_document, make_bundle
+from tests.bundle.made import ALPHA, Kind, edit_document, make_bundle, replace_file
 
 MARKET = MarketFiles(Path("daily_pv.h5"), Path("qlib"))
 
@@ -159,3 +171,154 @@ def test_the_whole_back_test_is_compared_as_well(
     recompute.return_value = Replayed(500, 50, 0.0, 1.0, exact_required=True)
     assert verify(folder, market=MARKET) == 0
     assert "the whole back-test" in capsys.readouterr().out
+
+
+# Bundles that somebody crafted: whole, with every hash right, and with something in them that no export writes.
+
+SCORES_AS_ZIP = """import json, os, zipfile
+with zipfile.ZipFile("scores.npy", "w") as file:
+    file.writestr("a.npy", b"x")
+with open("outcome.json", "w") as file:
+    file.write(json.dumps({"error": None, "mismatch": False}))
+os._exit(0)
+"""
+
+
+def _in_processors(**kwargs: Any) -> Callable[[dict[str, Any]], None]:
+    def change(meta: dict[str, Any]) -> None:
+        for processor in meta["processors"]:
+            processor["kwargs"].update(kwargs)
+
+    return change
+
+
+def _by_day(**kwargs: Any) -> Callable[[dict[str, Any]], None]:
+    def change(meta: dict[str, Any]) -> None:
+        meta["processors"][1].update(name="CSZScoreNorm", kwargs={"fields_group": "feature", **kwargs})
+
+    return change
+
+
+def _in_model(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda meta: meta["model"].update(changes)
+
+
+def _in_kwargs(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda meta: meta["model"]["kwargs"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("tabular", _in_model(kwargs=None)),
+        ("tabular", _in_model(kwargs=[])),
+        ("tabular", _in_kwargs(pt_model_kwargs=None)),
+        ("tabular", _in_kwargs(pt_model_kwargs=[1])),
+        ("tabular", _in_kwargs(batch_size="x")),
+        ("tabular", _in_kwargs(batch_size=0)),
+        ("tabular", _in_kwargs(batch_size=10**30)),
+        ("lightgbm", lambda meta: meta["handler"].update(kwargs="x")),
+        ("lightgbm", _in_processors(fill_value=[1])),
+        ("lightgbm", _in_processors(fill_value="x")),
+        ("lightgbm", _in_processors(fill_value=None)),
+        ("lightgbm", _in_processors(fill_value=10**400)),
+        ("lightgbm", _in_processors(fields_group={"a": 1})),
+        ("lightgbm", _by_day(method=["x"])),
+        ("lightgbm", _by_day(method="x")),
+    ],
+)
+def test_settings_of_another_type_are_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: Kind, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """Whatever a model, a handler or a processor is said to be configured with."""
+    folder = make_bundle(tmp_path / "bundle", kind).folder
+    edit_document(folder, META_NAME, change)
+    assert verify(folder) == 1
+    assert "bundle-damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        ["1500-01-01"],
+        ["9999-12-31"],
+        ["2020-10-05T00:00:00+01:00", "2020-10-06"],
+        ["2020-13-01"],
+        ["20201005"],
+        [""],
+        [],
+    ],
+)
+def test_days_that_are_none_are_damage(
+    folder: Path, capsys: pytest.CaptureFixture[str], days: list[str]
+) -> None:
+    """Of the evidence: outside of what can be reckoned with, in some zone, in another form."""
+    edit_document(folder, REPLAY_NAME, lambda notes: notes.update(days=days))
+    assert verify(folder) == 1
+    assert "replay-damaged" in capsys.readouterr().err
+
+
+def _with_zone(frame: pd.DataFrame) -> pd.DataFrame:
+    changed: pd.DataFrame = frame.reset_index().assign(
+        datetime=lambda all_: all_["datetime"].dt.tz_localize("Asia/Shanghai")
+    )
+    return changed
+
+
+def _of_1500(frame: pd.DataFrame) -> pd.DataFrame:
+    changed: pd.DataFrame = frame.reset_index().assign(datetime=np.datetime64("1500-01-01", "us"))
+    return changed
+
+
+def _of_lists(frame: pd.DataFrame) -> pd.DataFrame:
+    changed: pd.DataFrame = frame.reset_index().assign(instrument=[["a"]] * len(frame))
+    return changed
+
+
+def _without_days(frame: pd.DataFrame) -> pd.DataFrame:
+    changed: pd.DataFrame = frame.reset_index(drop=True)
+    return changed
+
+
+@pytest.mark.parametrize("change", [_with_zone, _of_1500, _of_lists, _without_days])
+@pytest.mark.parametrize("name", [PREDICTIONS_NAME, SLICE_NAME])
+def test_evidence_of_other_columns_is_damage(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+) -> None:
+    """Its days are trading days without a zone, its stocks are text."""
+    change(pd.read_parquet(folder / name)).to_parquet(tmp_path / "changed.parquet", index=False)
+    replace_file(folder, name, (tmp_path / "changed.parquet").read_bytes())
+    assert verify(folder) == 1
+    assert "replay-damaged" in capsys.readouterr().err
+
+
+def test_scores_in_another_format_are_no_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a network leaves is its scores' bytes, or nothing."""
+    folder = make_bundle(tmp_path / "bundle", "tabular").folder
+    replace_file(folder, CODE_NAME, SCORES_AS_ZIP.encode())
+    assert verify(folder) == 1
+    assert "network-failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("letters", "depth"), [(1, 1200), (255, 25), (1, 2)])
+def test_folders_in_folders_are_not_the_bundles(
+    folder: Path, capsys: pytest.CaptureFixture[str], letters: int, depth: int
+) -> None:
+    """However deep, also beyond the length of a path that the system takes: nothing goes down into them."""
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(depth):
+            os.mkdir("d" * letters, dir_fd=here)
+            below = os.open("d" * letters, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+    finally:
+        os.close(here)
+    assert verify(folder) == 1
+    printed = capsys.readouterr().err
+    assert "bundle-altered" in printed
+    assert f"not in the manifest: '{'d' * letters}/'" in printed.replace("\n", "")

@@ -156,7 +156,6 @@ def test_dropping_rows_by_their_label_is_refused() -> None:
             Processor(name="ZScoreNorm", module=MODULE, kwargs=FIT, columns=("E",), mean=(0,), std=(1,)),
             "model-input-mismatch",
         ),
-        (Processor(name="CSZScoreNorm", module=MODULE, kwargs={"method": "other"}), "bundle-damaged"),
     ],
 )
 def test_a_processor_without_its_numbers_is_refused(document: Processor, slug: str) -> None:
