@@ -107,8 +107,52 @@ def forward_returns(close: Matrix, horizon: int) -> Matrix:
     return result
 
 
+class OrderedDays:
+    """A matrix whose days were sorted once, so that any part of the stocks is ranked without sorting again.
+
+    Attributes:
+        values: Shape (days, stocks); NaN for none.
+    """
+
+    def __init__(self, values: Matrix) -> None:
+        self.values = values
+        self._order = np.argsort(values, axis=1)
+        ordered = np.take_along_axis(values, self._order, axis=1)
+        same = ordered[:, 1:] == ordered[:, :-1]
+        self._ties: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        if same.any():
+            places = np.arange(values.shape[1])
+            edge = np.ones((len(values), 1), bool)
+            first = np.where(np.hstack([edge, ~same]), places, 0)
+            last = np.where(np.hstack([~same, edge]), places, places[-1])
+            self._ties = (
+                np.maximum.accumulate(first, axis=1),
+                np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1],
+            )
+
+    def rank(self, chosen: NDArray[np.bool_]) -> Matrix:
+        """Ranks among the chosen cells of each day, from 1; equal values share the mean of theirs.
+
+        Args:
+            chosen: Shape (days, stocks); cells that have a value.
+
+        Returns:
+            Of that shape; NaN for what was not chosen.
+        """
+        taken = np.take_along_axis(chosen, self._order, axis=1)
+        count = np.cumsum(taken, axis=1)
+        ranks = count.astype(np.float64)
+        if self._ties is not None:
+            first, last = self._ties
+            below: NDArray[np.int64] = np.take_along_axis(count - taken, first, axis=1)
+            ranks = (below + 1 + np.take_along_axis(count, last, axis=1)) / 2
+        result: Matrix = np.empty(chosen.shape)
+        np.put_along_axis(result, self._order, np.where(taken, ranks, np.nan), axis=1)
+        return result
+
+
 def describe_factor(
-    values: Matrix, returns: Mapping[int, Matrix], priced: NDArray[np.bool_]
+    values: Matrix, returns: Mapping[int, OrderedDays], priced: NDArray[np.bool_]
 ) -> FactorFigures:
     """All figures of one factor.
 
@@ -117,23 +161,24 @@ def describe_factor(
         returns: By horizon, each of that shape; a horizon that is not there gives no figures.
         priced: Which stocks have a price on which days, of that shape.
     """
-    values = np.where(np.isfinite(values), values, np.nan)
-    figures: dict[str, object] = {"coverage": _coverage(values, priced)}
+    factor = OrderedDays(np.where(np.isfinite(values), values, np.nan))
+    has_value = ~np.isnan(factor.values)
+    figures: dict[str, object] = {"coverage": _coverage(has_value, priced)}
     decay = {}
     for horizon, gained in returns.items():
-        both = ~(np.isnan(values) | np.isnan(gained))
-        known, held = np.where(both, values, np.nan), np.where(both, gained, np.nan)
-        ranks = _rank(known)
-        rank_ic = correlate_days(ranks, _rank(held))
+        both = has_value & ~np.isnan(gained.values)
+        ranks = factor.rank(both)
+        rank_ic = correlate_days(ranks, gained.rank(both))
         decay[horizon] = _mean(rank_ic)
         if horizon == 1:
-            ic = correlate_days(known, held)
+            known = np.where(both, factor.values, np.nan)
+            ic = correlate_days(known, gained.values)
             figures |= _summarize("ic", "icir", ic) | _summarize("rank_ic", "rank_icir", rank_ic)
             days = ~np.isnan(ic)
             figures["n_trading_days"] = int(days.sum())
             figures["ic_positive_ratio"] = float((ic[days] > 0).mean()) if days.any() else None
             figures["autocorrelation"] = _mean(correlate_days(ranks[1:], ranks[:-1], fewest=2))
-            figures |= _describe_quantiles(split_days(known), held)
+            figures |= _describe_quantiles(split_days(known), gained.values)
     figures |= {f"rank_ic_{horizon}d": decay.get(horizon) for horizon in HORIZONS}
     figures["ic_decay_half_life"] = _half_life(decay)
     return FactorFigures(**figures)  # type: ignore[arg-type]
@@ -203,12 +248,6 @@ _DUST = 1e-14
 _TINY = 1e-300
 
 
-def _rank(matrix: Matrix) -> Matrix:
-    """The stocks' ranks on each day; equal values share the mean of theirs."""
-    ranks: Matrix = pd.DataFrame(matrix).rank(axis=1).to_numpy()
-    return ranks
-
-
 def _mean(days: NDArray[np.float64]) -> float | None:
     kept = days[~np.isnan(days)]
     return float(kept.mean()) if len(kept) else None
@@ -231,9 +270,9 @@ def _summarize(name: str, ratio_name: str, days: NDArray[np.float64]) -> dict[st
     }
 
 
-def _coverage(values: Matrix, priced: NDArray[np.bool_]) -> float | None:
+def _coverage(has_value: NDArray[np.bool_], priced: NDArray[np.bool_]) -> float | None:
     listed = priced.sum(axis=1)
-    having = (priced & ~np.isnan(values)).sum(axis=1)
+    having = (priced & has_value).sum(axis=1)
     days = listed > 0
     return float((having[days] / listed[days]).mean()) if days.any() else None
 

@@ -147,6 +147,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         code=highlight_code,
+        file_name=lambda path: path.rpartition("/")[2],
         formula=convert_formula,
         label=numbers.label_metric,
         mark=mark_of,

@@ -20,7 +20,13 @@ from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.market import read_market
 from rdagent_sota_patch.errors import ApiError, BundleError, TableError
 from rdagent_sota_patch.exporting.choice import RECORDERS
-from rdagent_sota_patch.factors.metrics import HORIZONS, FactorFigures, describe_factor, forward_returns
+from rdagent_sota_patch.factors.metrics import (
+    HORIZONS,
+    FactorFigures,
+    OrderedDays,
+    describe_factor,
+    forward_returns,
+)
 from rdagent_sota_patch.factors.reading import iterate_column, open_parquet
 from rdagent_sota_patch.factors.rows import read_rows
 from rdagent_sota_patch.factors.schema import parse_schema
@@ -261,7 +267,7 @@ def measure_factors(task_id: str, inputs: Inputs, batch: str) -> FactorMetrics:
         else _read_prices(inputs.data, days, rows.instruments)
     )
     within = (returns.days >= days[0]) & (returns.days <= days[-1])
-    by_horizon = {horizon: matrix[within] for horizon, matrix in returns.by_horizon.items()}
+    by_horizon = {horizon: OrderedDays(matrix[within]) for horizon, matrix in returns.by_horizon.items()}
     priced, own = returns.priced[within], returns.days[within]
     cells = _Cells(rows, own, len(rows.instruments))
     with open_parquet(path) as file, ThreadPoolExecutor(_THREADS) as pool:

@@ -14,6 +14,7 @@ from rdagent_sota_patch.factors import metrics
 from rdagent_sota_patch.factors.metrics import (
     HORIZONS,
     FactorFigures,
+    OrderedDays,
     correlate_days,
     describe_factor,
     forward_returns,
@@ -35,9 +36,8 @@ def make_world(seed: int = 7, gaps: float = 0.1) -> tuple[np.ndarray, np.ndarray
 
 
 def figures(close: np.ndarray, values: np.ndarray) -> FactorFigures:
-    return describe_factor(
-        values, {horizon: forward_returns(close, horizon) for horizon in HORIZONS}, ~np.isnan(close)
-    )
+    returns = {horizon: OrderedDays(forward_returns(close, horizon)) for horizon in HORIZONS}
+    return describe_factor(values, returns, ~np.isnan(close))
 
 
 def long(matrix: np.ndarray, name: str) -> pd.Series:
@@ -107,6 +107,19 @@ def test_ic_and_its_t_value_are_those_of_scipy() -> None:
     assert found.ic_t == pytest.approx(stats.ttest_1samp(ic, 0).statistic, abs=1e-9)
     assert found.rank_ic_t == pytest.approx(stats.ttest_1samp(rank_ic, 0).statistic, abs=1e-9)
     assert found.ic_positive_ratio == np.mean(np.array(ic) > 0)
+
+
+@pytest.mark.parametrize("values", [5, 50, 10**9])
+def test_ranks_of_a_part_are_those_of_pandas(values: int) -> None:
+    """With many equal values, with few and with none, whatever part of the stocks is ranked."""
+    rng = np.random.default_rng(values)
+    matrix = rng.integers(0, values, (30, 40)).astype(float)
+    matrix[rng.random(matrix.shape) < 0.2] = np.nan
+    ordered = OrderedDays(matrix)
+    for share in (0.0, 0.5, 1.0):
+        chosen = ~np.isnan(matrix) & (rng.random(matrix.shape) < share)
+        wanted = pd.DataFrame(np.where(chosen, matrix, np.nan)).rank(axis=1).to_numpy()
+        assert np.array_equal(ordered.rank(chosen), wanted, equal_nan=True)
 
 
 def test_returns_are_entered_on_the_day_after() -> None:
