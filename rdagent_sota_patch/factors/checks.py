@@ -1,4 +1,4 @@
-"""What can be wrong with the numbers, dates and instruments of a factor table.
+"""What can be wrong with the numbers of a factor table, and with its first and last day.
 
 The parquet footer's statistics are used where it has them; data is read where it has none.
 """
@@ -6,7 +6,6 @@ The parquet footer's statistics are used where it has them; data is read where i
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,21 +14,18 @@ import numpy as np
 import pyarrow as pa
 
 from rdagent_sota_patch.errors import Problem
-from rdagent_sota_patch.factors.reading import iterate_column, open_parquet
-from rdagent_sota_patch.factors.rows import read_instruments
-from rdagent_sota_patch.factors.schema import is_numeric, parse_schema
+from rdagent_sota_patch.factors.reading import iterate_column
+from rdagent_sota_patch.factors.schema import is_numeric
 
 if TYPE_CHECKING:
-    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from rdagent_sota_patch.factors.schema import FactorColumn, TableSchema
     from rdagent_sota_patch.factors.segments import Segments
     from rdagent_sota_patch.factors.table import FactorTable
 
-_CODED = re.compile(r"(SH|SZ|BJ)?\.?(\d{6})\.?(SH|SZ|BJ)?")
-# Factors need history before their first value; a start later than this is no warm-up any more.
-_WARM_UP = timedelta(days=90)
+WARM_UP = timedelta(days=90)
+"""Factors need history before their first value; a start later than this is no warm-up any more."""
 # A last day before the end of the test may fall on a weekend or a holiday week.
 _HOLIDAYS = timedelta(days=15)
 _DAY = timedelta(days=1)
@@ -38,11 +34,14 @@ _LARGEST_INTEGER = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class DateFindings:
-    """How a table's dates fit the segments of a run: ``errors`` stop it, ``notices`` are worth saying."""
+class Findings:
+    """How a table fits a run: ``errors`` stop it, ``notices`` are worth saying."""
 
     errors: tuple[Problem, ...] = ()
     notices: tuple[Problem, ...] = ()
+
+    def __add__(self, other: Findings) -> Findings:
+        return Findings((*self.errors, *other.errors), (*self.notices, *other.notices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def check_columns(file: Any, path: Path, schema: TableSchema) -> list[Problem]:
     return problems
 
 
-def check_segments(table: FactorTable, segments: Segments) -> DateFindings:
+def check_segments(table: FactorTable, segments: Segments) -> Findings:
     """Compare a table's dates with the segments that a run will use.
 
     No day in one of the segments is an error for that segment (``table-dates``); a segment covered only
@@ -127,9 +126,9 @@ def check_segments(table: FactorTable, segments: Segments) -> DateFindings:
             continue
         gaps = []
         # Only the first segment needs a warm-up: later ones begin inside the data.
-        if table.start > start + (_WARM_UP if name == "train" else _DAY):
+        if table.start - start > (WARM_UP if name == "train" else _DAY):
             gaps.append(f"starts {(table.start - start).days} days late")
-        if end is not None and table.end < end - _HOLIDAYS:
+        if end is not None and end - table.end > _HOLIDAYS:
             gaps.append(f"ends {(end - table.end).days} days early")
         if gaps:
             notices.append(
@@ -139,45 +138,7 @@ def check_segments(table: FactorTable, segments: Segments) -> DateFindings:
                     "The model sees no factor values on the other days; narrow the dates of the run.",
                 )
             )
-    return DateFindings(tuple(errors), tuple(notices))
-
-
-def check_instruments(table: FactorTable, universe: AbstractSet[str]) -> list[Problem]:
-    """Find out whether a table and a market share any instrument; how these are spelled is the market's affair.
-
-    Raises:
-        TableError: The file cannot be read any more.
-    """
-    with open_parquet(table.path) as file:
-        schema = parse_schema(file, table.path)
-    names = read_instruments(table.path, schema)
-    if not names.isdisjoint(universe):
-        return []
-    known = {_stock(name): name for name in universe}
-    pair = next(((known[_stock(name)], name) for name in sorted(names) if _stock(name) in known), None)
-    if pair is not None:
-        hint = f"Write the instruments as this market does: {pair[0]} for {pair[1]}."
-    elif universe:
-        hint = f"Write the instruments as this market does, such as {min(universe)}."
-    else:
-        hint = "Check that Qlib's data are whole: the list of this market's instruments is empty."
-    return [
-        Problem(
-            "table-instruments",
-            f"{table.path}: none of its {len(names)} instruments (such as {min(names)}) is among the "
-            f"{len(universe)} of the market{f' (such as {min(universe)})' if universe else ''}.",
-            hint,
-        )
-    ]
-
-
-def _stock(name: str) -> tuple[str, str]:
-    """Code and exchange of SH600000, 600000.SH, sh.600000 and the like; Shanghai's where 600000 alone says so."""
-    found = _CODED.fullmatch(name.upper())
-    if found is None:
-        return name.upper(), ""
-    before, code, after = found.groups()
-    return code, before or after or ("SH" if code.startswith("6") else "SZ")
+    return Findings(tuple(errors), tuple(notices))
 
 
 def _measure_columns(file: Any, path: Path, columns: list[FactorColumn]) -> dict[str, _Extent]:

@@ -16,13 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from rdagent_sota_patch.errors import TableError
-from rdagent_sota_patch.factors.reading import BATCH_ROWS, iterate_column, open_parquet
+from rdagent_sota_patch.factors.reading import BATCH_ROWS, iterate_column, open_parquet, unreadable
+from rdagent_sota_patch.factors.rows import fill
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from rdagent_sota_patch.factors.coverage import CoverageCount
     from rdagent_sota_patch.factors.rows import RowIndex
     from rdagent_sota_patch.factors.schema import FactorColumn, TableSchema
 
@@ -30,8 +33,12 @@ if TYPE_CHECKING:
 _VERSION = b"rdagent-sota-table-1"
 
 
-def compute_fingerprint(path: Path, schema: TableSchema, index: RowIndex) -> str:
+def compute_fingerprint(
+    path: Path, schema: TableSchema, index: RowIndex, count: CoverageCount | None = None
+) -> str:
     """Hash the content of a table whose schema and rows are without problems, as ``sha256:<hex>``.
+
+    ``count`` is told of each batch that is read, so that the values are read once for both.
 
     Columns are read in streams; only a table that is not sorted needs a whole column in memory. Threads were
     tried: they gained nothing on two cores, and cost 30 MB.
@@ -44,7 +51,7 @@ def compute_fingerprint(path: Path, schema: TableSchema, index: RowIndex) -> str
     with open_parquet(path) as file:
         for column in sorted(schema.columns, key=lambda column: column.name):
             content.update(_framed(column.name))
-            content.update(_hash_column(file, path, column, index.order))
+            content.update(_hash_column(_normalized(file, path, column, count), path, index))
     return f"sha256:{content.hexdigest()}"
 
 
@@ -58,18 +65,17 @@ def _hash_rows(index: RowIndex) -> bytes:
     return digest.digest()
 
 
-def _hash_column(file: Any, path: Path, column: FactorColumn, order: NDArray[np.int64] | None) -> bytes:
+def _hash_column(batches: Iterator[NDArray[np.float64]], path: Path, index: RowIndex) -> bytes:
     digest = hashlib.sha256()
-    if order is None:
-        for array in iterate_column(file, path, column.field):
-            digest.update(_normalize(array, path, column.name).data)
+    rows = len(index.days)
+    if index.order is not None:
+        _update_in_order(digest, fill(batches, rows, "<f8", path), index.order)
         return digest.digest()
-    values = np.empty(len(order), dtype="<f8")
-    position = 0
-    for array in iterate_column(file, path, column.field):
-        values[position : position + len(array)] = _normalize(array, path, column.name)
-        position += len(array)
-    _update_in_order(digest, values, order)
+    for values in batches:
+        digest.update(values.data)
+        rows -= len(values)
+    if rows:
+        raise unreadable(path, "its columns are of different lengths")
     return digest.digest()
 
 
@@ -81,7 +87,22 @@ def _update_in_order(digest: Any, values: NDArray[Any], order: NDArray[np.int64]
         digest.update(values[order[start : start + BATCH_ROWS]].data)
 
 
-def _normalize(array: Any, path: Path, name: str) -> NDArray[np.float64]:
+def _normalized(
+    file: Any, path: Path, column: FactorColumn, count: CoverageCount | None
+) -> Iterator[NDArray[np.float64]]:
+    position = 0
+    for array in iterate_column(file, path, column.field):
+        values = _as_float64(array, path, column.name)
+        missing = np.isnan(values)
+        if missing.any():
+            values[missing] = np.nan
+            if count is not None:
+                count.missing(column.name, position, missing)
+        position += len(values)
+        yield values.astype("<f8", copy=False)
+
+
+def _as_float64(array: Any, path: Path, name: str) -> NDArray[np.float64]:
     if not pa.types.is_float64(array.type):
         try:
             array = array.cast(pa.float64())
@@ -93,10 +114,7 @@ def _normalize(array: Any, path: Path, name: str) -> NDArray[np.float64]:
             ) from error
     # Adding zero turns -0.0 into 0.0, and leaves every other number as it is.
     values: NDArray[np.float64] = array.to_numpy(zero_copy_only=False) + 0.0
-    missing = np.isnan(values)
-    if missing.any():
-        values[missing] = np.nan
-    return values.astype("<f8", copy=False)
+    return values
 
 
 def _framed(text: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,13 @@ BATCH_ROWS = 65_536
 # Pages are streamed through a buffer of this size; without one pyarrow loads whole column chunks.
 _BUFFER_BYTES = 1 << 20
 
-_UNREADABLE = (pa.ArrowException, OSError, ValueError)
+# A footer is parsed as a whole before anything can be asked of it, into some twenty times its size. RD-Agent's have
+# some kilobytes; ten million rows of five hundred factors need 15 MB.
+_LARGEST_FOOTER = 32 << 20
+# Of columns, row groups and whatever else a footer counts.
+_MOST_ITEMS = 20_000
+
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
 class ParquetTable(pq.ParquetFile):  # type: ignore[misc]
@@ -43,18 +51,23 @@ def open_parquet(path: Path, *, dictionary: Sequence[str] = ()) -> Iterator[Any]
     Raises:
         TableError: ``table-not-found`` or ``table-unreadable``.
     """
-    if not path.exists():
+    try:
+        _judge_file(path)
+        file = ParquetTable(
+            str(path),
+            read_dictionary=list(dictionary) or None,
+            buffer_size=_BUFFER_BYTES,
+            pre_buffer=False,
+            thrift_container_size_limit=_MOST_ITEMS,
+        )
+        # Columns of a type that this pyarrow cannot express fail here rather than half-way.
+        _ = file.schema_arrow
+    except (FileNotFoundError, NotADirectoryError):
         raise TableError(
             "table-not-found",
             f"SOTA factors file not found: {path}",
             "Check the path; RD-Agent writes combined_factors_df.parquet into an experiment's workspace.",
-        )
-    try:
-        file = ParquetTable(
-            str(path), read_dictionary=list(dictionary) or None, buffer_size=_BUFFER_BYTES, pre_buffer=False
-        )
-        # Columns of a type that this pyarrow cannot express fail here rather than half-way.
-        _ = file.schema_arrow
+        ) from None
     except _UNREADABLE as error:
         raise unreadable(path, error) from error
     with file:
@@ -94,14 +107,46 @@ def iterate_batches(
         yield batch
 
 
+def _judge_file(path: Path) -> None:
+    """Refuse what is no file, or has a footer that would take too much to parse.
+
+    Raises:
+        TableError: ``table-unreadable``.
+        OSError: It cannot be looked at.
+    """
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind):
+        raise unreadable(path, "it is no regular file")
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+        end = file.read(8)
+    length = int.from_bytes(end[:4], "little")
+    if end[4:] == b"PAR1" and length > _LARGEST_FOOTER:
+        raise unreadable(
+            path, f"its footer has {length >> 20} MB, and {_LARGEST_FOOTER >> 20} MB is the limit"
+        )
+
+
+def folder_given(path: Path) -> TableError:
+    """The error for a folder where a parquet file belongs; several programs write a table as a folder of parts."""
+    return TableError(
+        "table-unreadable",
+        f"{path} is a folder; a factor table is one parquet file.",
+        "Name the file in it. If its parts are one table, write it as one file, without the columns that "
+        f"the parts are named by: pyarrow.parquet.write_table(pyarrow.parquet.read_table('{path}', "
+        "partitioning=None), 'factors.parquet').",
+    )
+
+
 def unreadable(path: Path, error: BaseException | str) -> TableError:
     """The error for a file that is no readable parquet file."""
     if path.is_dir():
-        return TableError(
-            "table-unreadable", f"{path} is a folder, not a parquet file.", "Name the parquet file itself."
-        )
+        return folder_given(path)
+    why = str(error) or type(error).__name__
+    if "Exceeded size limit" in why:
+        why = f"its footer lists more than {_MOST_ITEMS:,} columns or row groups, or texts without end"
     return TableError(
         "table-unreadable",
-        f"{path} cannot be read as parquet: {error}",
+        f"{path} cannot be read as parquet: {why}",
         "The file may be cut off or of another format; write it again with DataFrame.to_parquet.",
     )

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from rdagent_sota_patch.errors import TableError
-from rdagent_sota_patch.factors.reading import BATCH_ROWS, iterate_column, open_parquet
+from rdagent_sota_patch.factors.reading import BATCH_ROWS, iterate_column, open_parquet, unreadable
+from rdagent_sota_patch.factors.schema import is_text_view
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,7 +64,7 @@ def read_rows(path: Path, schema: TableSchema) -> RowIndex:
     """
     if schema.datetime is None or schema.instrument is None:
         raise ValueError("read_rows needs a table with both index levels")
-    with open_parquet(path, dictionary=[schema.instrument]) as file:
+    with open_parquet(path, dictionary=schema.dictionary) as file:
         days = _read_days(file, path, schema.datetime, schema.rows)
         codes, instruments = _read_instruments(file, path, schema.instrument, schema.rows)
     if _is_rising(days, codes):
@@ -82,70 +84,79 @@ def read_rows(path: Path, schema: TableSchema) -> RowIndex:
     return RowIndex(days, codes, instruments, order)
 
 
-def read_instruments(path: Path, schema: TableSchema) -> frozenset[str]:
-    """The instruments that occur in a table.
+def fill(arrays: Iterable[NDArray[Any]], rows: int, kind: str, path: Path) -> NDArray[Any]:
+    """One array of ``rows`` values of a numpy type, put together from the batches of a column.
 
     Raises:
-        TableError: ``table-unreadable``, or ``table-index`` when there is no such level or it has gaps.
+        TableError: ``table-unreadable``, when there are more or fewer than the footer promised.
     """
-    if schema.instrument is None:
-        raise TableError.of(schema.problems)
-    with open_parquet(path, dictionary=[schema.instrument]) as file:
-        return frozenset(_read_instruments(file, path, schema.instrument, schema.rows)[1])
+    try:
+        values = np.empty(rows, dtype=kind)
+    except (MemoryError, ValueError):
+        raise unreadable(path, f"there is no memory for its {rows:,} rows") from None
+    position = 0
+    for array in arrays:
+        end = position + len(array)
+        if end > rows:
+            break
+        values[position:end] = array
+        position = end
+    else:
+        if position == rows:
+            return values
+    raise unreadable(path, f"its footer promises {rows:,} rows, and a column has another number of them")
 
 
 def _read_days(file: Any, path: Path, field: str, rows: int) -> NDArray[np.int32]:
-    days = np.empty(rows, dtype=np.int32)
-    position = 0
-    for array in iterate_column(file, path, field):
-        _require_complete(array, path, "datetime")
-        if pa.types.is_timestamp(array.type):
-            units = array.view(pa.int64()).to_numpy()
-            whole = units // _UNITS_PER_DAY[array.type.unit]
-            inside = units != whole * _UNITS_PER_DAY[array.type.unit]
-            if inside.any():
-                found = np.datetime64(int(units[inside][0]), array.type.unit)
-                raise TableError(
-                    "table-intraday",
-                    f"{path}: the factors must be daily, one row per day and instrument, dated midnight; "
-                    f"found {found}.",
-                    "Aggregate to days, or normalize the dates: index.levels[0].normalize().",
-                )
-        else:
-            whole = array.cast(pa.date32()).view(pa.int32()).to_numpy()
-        if len(whole) and (whole.min() < _FIRST_DAY or whole.max() > _LAST_DAY):
+    return fill(
+        (_whole_days(array, path) for array in iterate_column(file, path, field)), rows, "int32", path
+    )
+
+
+def _whole_days(array: Any, path: Path) -> NDArray[Any]:
+    _require_complete(array, path, "datetime")
+    whole: NDArray[Any]
+    if pa.types.is_timestamp(array.type):
+        units = array.view(pa.int64()).to_numpy()
+        whole, rest = np.divmod(units, _UNITS_PER_DAY[array.type.unit])
+        if rest.any():
+            found = np.datetime64(int(units[np.flatnonzero(rest)[0]]), array.type.unit)
             raise TableError(
-                "table-index",
-                f"{path}: the level datetime holds dates outside 1677 to 2262.",
-                "Correct the dates; a wrong unit in pd.to_datetime is the usual cause.",
+                "table-intraday",
+                f"{path}: the factors must be daily, one row per day and instrument, dated midnight; found {found}.",
+                _intraday_hint(rest, _UNITS_PER_DAY[array.type.unit]),
             )
-        days[position : position + len(whole)] = whole
-        position += len(whole)
-    return days
+    else:
+        whole = array.cast(pa.date32()).view(pa.int32()).to_numpy()
+    if len(whole) and (whole.min() < _FIRST_DAY or whole.max() > _LAST_DAY):
+        raise TableError(
+            "table-index",
+            f"{path}: the level datetime holds dates outside 1677 to 2262.",
+            "Correct the dates; a wrong unit in pd.to_datetime is the usual cause.",
+        )
+    return whole
+
+
+def _intraday_hint(times: NDArray[Any], day: int) -> str:
+    """What to do about times of day: one and the same in the afternoon may be a midnight further east, in UTC."""
+    hours = float(times[0]) * 24 / day
+    if times.min() != times.max() or hours < 12:
+        return "Aggregate to days, or normalize the dates: index.levels[0].normalize()."
+    ahead = f"{24 - hours:g}"
+    return (
+        f"Every row has the same time of day. If it is midnight of a market {ahead} hours ahead of UTC, add the hours: "
+        f"index.levels[0] + pd.Timedelta(hours={ahead}); to normalize would date each row a day early. If it is the "
+        "market's close, normalize: index.levels[0].normalize()."
+    )
 
 
 def _read_instruments(
     file: Any, path: Path, field: str, rows: int
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     seen: dict[str, int] = {}
-    codes = np.empty(rows, dtype=np.int32)
-    position = 0
-    dictionary, places = None, np.empty(0, dtype=np.int32)
     # Categories that no row uses are no part of the content.
     used: set[int] = set()
-    for array in iterate_column(file, path, field):
-        encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-        _require_complete(encoded, path, "instrument")
-        if dictionary is None or not encoded.dictionary.equals(dictionary):
-            dictionary = encoded.dictionary
-            # A null among categories that no row uses is harmless.
-            places = np.array(
-                [seen.setdefault(name or "", len(seen)) for name in dictionary.to_pylist()], dtype=np.int32
-            )
-        chosen = places[encoded.indices.to_numpy()]
-        used.update(np.unique(chosen).tolist())
-        codes[position : position + len(encoded)] = chosen
-        position += len(encoded)
+    codes = fill(_instrument_codes(file, path, field, seen, used), rows, "int32", path)
     names = sorted(name for name, place in seen.items() if place in used)
     if "" in names:
         raise TableError(
@@ -159,6 +170,30 @@ def _read_instruments(
     for start in range(0, rows, BATCH_ROWS):
         codes[start : start + BATCH_ROWS] = ranks[codes[start : start + BATCH_ROWS]]
     return codes, tuple(names)
+
+
+def _instrument_codes(
+    file: Any, path: Path, field: str, seen: dict[str, int], used: set[int]
+) -> Iterator[NDArray[Any]]:
+    dictionary, places = None, np.empty(0, dtype=np.int32)
+    for array in iterate_column(file, path, field):
+        encoded = _encode(array)
+        _require_complete(encoded, path, "instrument")
+        if dictionary is None or not encoded.dictionary.equals(dictionary):
+            dictionary = encoded.dictionary
+            # A null among categories that no row uses is harmless.
+            places = np.array(
+                [seen.setdefault(name or "", len(seen)) for name in dictionary.to_pylist()], dtype=np.int32
+            )
+        chosen = places[encoded.indices.to_numpy()]
+        used.update(np.unique(chosen).tolist())
+        yield chosen
+
+
+def _encode(array: Any) -> Any:
+    if pa.types.is_dictionary(array.type):
+        return array
+    return (array.cast(pa.large_string()) if is_text_view(array.type) else array).dictionary_encode()
 
 
 def _require_complete(array: Any, path: Path, level: str) -> None:

@@ -30,6 +30,10 @@ _NUMPY_TYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in
     "float32",
     "float64",
 }
+# Even a column that is the same everywhere takes more; what promises more rows than this is no table of factors.
+_MOST_ROWS_PER_BYTE = 100
+# A column in one of these is not to be read as a dictionary: pyarrow cannot.
+_NO_DICTIONARY = frozenset({"DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"})
 # pandas' words for text as the type of column names.
 _TEXT_TYPES = frozenset({"unicode", "string"})
 
@@ -77,6 +81,7 @@ class TableSchema:
         instrument: Field of the instruments; None when there is none.
         columns: The factors, in column order.
         canonical: Whether Qlib's ``StaticDataLoader`` can take the layout as it is, order of rows aside.
+        dictionary: Fields to read as dictionaries, which spares a string for every row.
         problems: What makes the table unusable.
     """
 
@@ -85,6 +90,7 @@ class TableSchema:
     instrument: str | None
     columns: tuple[FactorColumn, ...]
     canonical: bool
+    dictionary: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
@@ -92,18 +98,20 @@ def parse_schema(file: Any, path: Path) -> TableSchema:
     """Read the schema of an open ``pyarrow.parquet.ParquetFile``; problems are collected, not raised."""
     schema = file.schema_arrow
     problems: list[Problem] = []
+    _check_rows(file.metadata, path, problems)
     metadata = _parse_metadata(schema, path, problems)
     index = _find_index(schema, metadata, path, problems)
     columns = _find_columns(schema, metadata, set(index.values()), path, problems)
     datetime, instrument = index.get(DATETIME), index.get(INSTRUMENT)
     if datetime is not None and instrument is not None:
-        problems.extend(_check_index_types(schema, datetime, instrument, path))
+        problems.extend(_check_index_types(schema, metadata, index, path))
     return TableSchema(
         rows=file.metadata.num_rows,
         datetime=datetime,
         instrument=instrument,
         columns=columns,
         canonical=not problems and _is_canonical(schema, metadata, columns, index),
+        dictionary=() if instrument is None else _read_as_dictionary(file, instrument),
         problems=tuple(problems),
     )
 
@@ -223,18 +231,52 @@ def _find_columns(
     return tuple(columns)
 
 
-def _check_index_types(schema: Any, datetime: str, instrument: str, path: Path) -> list[Problem]:
+def _check_rows(footer: Any, path: Path, problems: list[Problem]) -> None:
+    """Whether the footer's count of rows can be true: memory is allocated by it."""
+    counted = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+    most = _MOST_ROWS_PER_BYTE * path.stat().st_size
+    if footer.num_rows != counted or not 0 <= counted <= most:
+        problems.append(
+            Problem(
+                "table-unreadable",
+                f"{path}: its footer promises {footer.num_rows:,} rows; its row groups have {counted:,}, and the file "
+                f"{path.stat().st_size:,} bytes.",
+                "Write the file again with DataFrame.to_parquet.",
+            )
+        )
+
+
+def _read_as_dictionary(file: Any, field: str) -> tuple[str, ...]:
+    leaf = next((leaf for leaf in range(len(file.schema)) if file.schema.column(leaf).path == field), None)
+    if leaf is None or is_text_view(file.schema_arrow.field(field).type):
+        return ()
+    footer = file.metadata
+    encodings = {
+        encoding
+        for group in range(footer.num_row_groups)
+        for encoding in footer.row_group(group).column(leaf).encodings
+    }
+    return () if encodings & _NO_DICTIONARY else (field,)
+
+
+def _check_index_types(
+    schema: Any, metadata: _PandasMetadata, index: dict[str, str], path: Path
+) -> list[Problem]:
     problems = []
-    days = schema.field(datetime).type
+    days = schema.field(index[DATETIME]).type
     if not (pa.types.is_date(days) or (pa.types.is_timestamp(days) and days.tz is None)):
+        hint = "Convert it with pd.to_datetime(…)."
+        if pa.types.is_timestamp(days):
+            stored = [level for level, field in index.items() if field in metadata.index_columns]
+            hint = _zone_hint(stored.index(DATETIME) if stored else None)
         problems.append(
             Problem(
                 "table-index",
                 f"{path}: the level datetime must hold dates without a time zone; found {days}.",
-                "Convert it with pd.to_datetime(…), and tz_localize(None) when it has a time zone.",
+                hint,
             )
         )
-    names = schema.field(instrument).type
+    names = schema.field(index[INSTRUMENT]).type
     if not is_text(names):
         problems.append(
             Problem(
@@ -246,11 +288,29 @@ def _check_index_types(schema: Any, datetime: str, instrument: str, path: Path) 
     return problems
 
 
+def _zone_hint(level: int | None) -> str:
+    """How to make days of moments; a midnight of Shanghai is 16:00 of the day before in UTC."""
+    steps = "tz_convert('Asia/Shanghai'){0}.tz_localize(None){0}.normalize()"
+    code = (
+        f"df['datetime'] = df['datetime'].dt.{steps.format('.dt')}"
+        if level is None
+        else f"df.index = df.index.set_levels(df.index.levels[{level}].{steps.format('')}, level={level})"
+    )
+    return f"Convert it to the market's time zone before you drop zone and time: {code}"
+
+
 def is_text(arrow_type: Any) -> bool:
     """Whether a column of this type holds text, categories of text included."""
     if pa.types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
-    return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
+    return bool(
+        pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type) or is_text_view(arrow_type)
+    )
+
+
+def is_text_view(arrow_type: Any) -> bool:
+    """Whether it is Arrow's ``string_view``, which older pyarrow has no word for and no dictionary of."""
+    return str(arrow_type) == "string_view"
 
 
 def _is_canonical(
@@ -264,6 +324,7 @@ def _is_canonical(
         and all(level.pandas_type in _TEXT_TYPES for level in metadata.column_indexes)
         and schema.field(index[DATETIME]).type == pa.timestamp("ns")
         and not pa.types.is_dictionary(schema.field(index[INSTRUMENT]).type)
+        and not is_text_view(schema.field(index[INSTRUMENT]).type)
         and all(numpy_types.get(column.field) in _NUMPY_TYPES for column in columns)
         and all(column.field != column.name for column in columns)
     )

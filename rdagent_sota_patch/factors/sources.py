@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import Problem, SettingsError, SourceError
 from rdagent_sota_patch.factors.provenance import FactorOrigin, read_provenance
+from rdagent_sota_patch.factors.reading import folder_given
 from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.sessions.workspaces import find_workspace
@@ -193,6 +194,8 @@ def _from_workspace(path: Path) -> Source:
             "Name the folder; for a factor file use LOAD_SOTA_FACTORS and SOTA_FACTORS_PATH.",
         )
     table = path.absolute() / TABLE_NAME
+    if table.is_dir():
+        raise folder_given(table)
     if not table.is_file():
         raise SourceError(
             "table-not-found",
@@ -211,6 +214,8 @@ def _from_workspace(path: Path) -> Source:
 
 def _from_file(path: Path) -> Source:
     path = path.absolute()
+    if path.is_dir():
+        raise folder_given(path)
     if not path.is_file():
         raise SourceError(
             "table-not-found",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import TableError
 from rdagent_sota_patch.factors.checks import check_columns
+from rdagent_sota_patch.factors.coverage import Coverage, CoverageCount
 from rdagent_sota_patch.factors.fingerprint import compute_fingerprint
 from rdagent_sota_patch.factors.reading import open_parquet
 from rdagent_sota_patch.factors.rows import read_rows
@@ -32,6 +33,7 @@ class FactorTable:
         canonical: Whether Qlib's ``StaticDataLoader`` can read the file as it is: ("feature", name) columns,
             a sorted (datetime, instrument) index.
         stat: Size in bytes and time of change in ns when it was read.
+        coverage: Its days, and what is missing on each; None for a table that was not read here.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class FactorTable:
     fingerprint: str
     canonical: bool
     stat: tuple[int, int]
+    coverage: Coverage | None = field(default=None, repr=False, compare=False)
 
 
 def read_factor_table(path: Path) -> FactorTable:
@@ -56,8 +59,9 @@ def read_factor_table(path: Path) -> FactorTable:
     stat = _stat(path)
     with open_parquet(path) as file:
         schema = parse_schema(file, path)
-        problems = check_columns(file, path, schema)
-    if schema.rows:
+        broken = any(problem.slug == "table-unreadable" for problem in schema.problems)
+        problems = [] if broken else check_columns(file, path, schema)
+    if schema.rows or broken:
         # Without rows pandas stores no types, and nothing more can be said.
         problems = [*schema.problems, *problems]
     index = None
@@ -68,6 +72,8 @@ def read_factor_table(path: Path) -> FactorTable:
             problems.extend(error.problems)
     if problems or index is None:
         raise TableError.of(problems)
+    count = CoverageCount(index)
+    fingerprint = compute_fingerprint(path, schema, index, count)
     table = FactorTable(
         path=path,
         names=tuple(column.name for column in schema.columns),
@@ -75,9 +81,10 @@ def read_factor_table(path: Path) -> FactorTable:
         start=index.start,
         end=index.end,
         instruments=len(index.instruments),
-        fingerprint=compute_fingerprint(path, schema, index),
+        fingerprint=fingerprint,
         canonical=schema.canonical and index.order is None,
         stat=stat,
+        coverage=count.done(),
     )
     if not unchanged(table):
         raise TableError(

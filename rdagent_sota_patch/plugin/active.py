@@ -88,9 +88,9 @@ def prepare_sota(settings: Settings) -> ActiveSota:
         path = source.table
     table = _load(path, source)
     segments = model_segments()
-    findings = check_segments(table, segments)
-    if errors := [*findings.errors, *check_market(table)]:
-        raise TableError.of(errors)
+    findings = check_segments(table, segments) + check_market(table, segments)
+    if findings.errors:
+        raise TableError.of(findings.errors)
     for notice in (*source.notices(), *findings.notices):
         logger.warning(str(notice))
     _pin(source, table)

@@ -119,8 +119,8 @@ def diagnose(differences: tuple[Difference, ...] = ()) -> Diagnosis:
         features = combine_features(alpha, table.names, bool(alpha))
         segments = attempt(model_segments) if version is not None else None
         if segments is not None:
-            findings = check_segments(table, segments)
-            problems.extend([*findings.errors, *check_market(table)])
+            findings = check_segments(table, segments) + check_market(table, segments)
+            problems.extend(findings.errors)
             notices.extend(findings.notices)
     if settings is not None and settings.sota_require_causal and source is not None:
         causal = source, table.names if table else [origin.name for origin in source.origins]

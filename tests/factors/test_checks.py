@@ -1,4 +1,4 @@
-"""Dates against the segments of a run, and instruments against its market."""
+"""Dates against the segments of a run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.errors import TableError
-from rdagent_sota_patch.factors.checks import check_instruments, check_segments
+from rdagent_sota_patch.factors.checks import check_segments
 from rdagent_sota_patch.factors.segments import Segments
-from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
-
-from .frames import make_frame
+from rdagent_sota_patch.factors.table import FactorTable
 
 SEGMENTS = Segments(
     train_start=date(2008, 1, 1),
@@ -69,49 +66,11 @@ def test_an_open_end_is_never_early() -> None:
     assert "2017-01-01 onwards" in problem.message
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> FactorTable:
-    """A table of SH600000 to SH600002."""
-    make_frame().to_parquet(tmp_path / "a.parquet")
-    return read_factor_table(tmp_path / "a.parquet")
-
-
-def test_instruments_of_the_market(table: FactorTable) -> None:
-    """One shared instrument is enough."""
-    assert check_instruments(table, {"SH600002", "SZ000001"}) == []
-
-
-def test_instruments_of_another_market(table: FactorTable) -> None:
-    """No shared instrument is a problem that shows one of each."""
-    (problem,) = check_instruments(table, {"AAPL", "MSFT"})
-    assert problem.slug == "table-instruments"
-    assert "SH600000" in problem.message
-    assert "AAPL" in problem.message
-    (problem,) = check_instruments(table, set())
-    assert "among the 0 of the market." in problem.message
-
-
-def test_instruments_in_another_case(table: FactorTable) -> None:
-    """Names that differ in case only do not match in Qlib, and the hint says so."""
-    (problem,) = check_instruments(table, {"sh600000"})
-    assert "sh600000 for SH600000" in problem.hint
-
-
-@pytest.mark.parametrize("spelling", ["600001.SH", "600001.sh", "sh.600001", "600001"])
-def test_instruments_in_another_spelling(table: FactorTable, spelling: str) -> None:
-    """The right spelling is the market's, whatever it is: the hint shows one stock in both."""
-    (problem,) = check_instruments(table, {spelling, "000002.SZ"})
-    assert problem.hint == f"Write the instruments as this market does: {spelling} for SH600001."
-
-
-def test_other_stocks_are_not_taken_for_the_same(table: FactorTable) -> None:
-    """Equal digits at another exchange are another stock."""
-    (problem,) = check_instruments(table, {"600000.SZ"})
-    assert problem.hint == "Write the instruments as this market does, such as 600000.SZ."
-
-
-def test_instruments_of_a_file_that_changed(table: FactorTable) -> None:
-    """A file that lost its index since is an error, not a guess."""
-    make_frame().reset_index(drop=True).to_parquet(table.path)
-    with pytest.raises(TableError, match="table-index"):
-        check_instruments(table, {"SH600000"})
+def test_the_first_and_last_days_there_are() -> None:
+    """Segments at the ends of the calendar that Python knows are compared like others."""
+    segments = replace(SEGMENTS, train_start=date.min, train_end=date.min, test_end=date.max)
+    findings = check_segments(make_table(date(2008, 1, 1), date(2020, 1, 1)), segments)
+    assert [problem.slug for problem in (*findings.errors, *findings.notices)] == [
+        "table-dates",
+        "table-dates-partial",
+    ]

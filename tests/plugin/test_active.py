@@ -14,6 +14,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SourceError, TableError
+from rdagent_sota_patch.factors.checks import Findings
 from rdagent_sota_patch.factors.segments import Segments
 from rdagent_sota_patch.factors.table import read_factor_table
 from rdagent_sota_patch.settings import Settings
@@ -32,7 +33,7 @@ def active(
     from rdagent_sota_patch.plugin import host
 
     mocker.patch.object(host, "workspace_root", return_value=tmp_path / "RD-Agent_workspace")
-    mocker.patch.object(module, "check_market", return_value=[])
+    mocker.patch.object(module, "check_market", return_value=Findings())
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     mocker.patch.object(module, "model_segments", return_value=SEGMENTS)
