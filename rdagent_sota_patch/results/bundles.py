@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import shutil
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,7 +30,7 @@ from rdagent_sota_patch.recorders.recorder import (
     parse_hint,
 )
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
-from rdagent_sota_patch.results.room import make_room, mark_used
+from rdagent_sota_patch.results.room import make_aside, make_room, mark_used, put, throw_out
 from rdagent_sota_patch.results.watching import stamp_files
 from rdagent_sota_patch.results.zipping import write_zip
 
@@ -161,13 +159,12 @@ class Bundles:
             with suppress(SotaError):
                 # One that was damaged is made anew.
                 return _open(folder)
-            shutil.rmtree(folder)
+            throw_out(folder)
         make_room(self._folder, self._limit)
         # What an export that is ended leaves goes with its folder.
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".export-") as work:
-            made = Path(work, "bundle")
-            self._exporter.export(request, made)
-            made.rename(folder)
+        with make_aside(self._folder) as work:
+            self._exporter.export(request, work / "bundle")
+            put(work / "bundle", folder)
         return _open(folder)
 
     def _zip(self, request: BundleRequest, bundle: ServedBundle) -> Asset:
