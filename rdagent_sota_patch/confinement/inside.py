@@ -3,8 +3,8 @@
 HDF5 files may hold pickles that their reader loads. This file is sent in as it is; nothing here imports the package.
 What comes out is numbers and JSON: see `frames` for the layout.
 
-Where a table has its dates, in this order: an index level or column called as in `KNOWN_DATES`; the latest of all
-levels and columns of a datetime type; a column of texts that are all written 2024-01-31. Texts and whole numbers
+Where a table has its dates: an index level or column called as in `KNOWN_DATES`; otherwise all levels and columns of a
+datetime type, or of texts that are all written 2024-01-31, of which a row's latest counts. Texts and whole numbers
 (20240131) count as dates where the name says so, and are an error where not all of them are dates.
 """
 
@@ -169,8 +169,8 @@ def date_fields(fields: Mapping[str, Field]) -> tuple[str, ...]:
     for known in KNOWN_DATES:
         if known in by_name and not pd.api.types.is_float_dtype(fields[by_name[known]]().values.dtype):
             return (by_name[known],)
-    dated = tuple(name for name, field in fields.items() if _are_dates(field().values))
-    return dated or tuple(name for name, field in fields.items() if _are_iso_texts(field().values))[:1]
+    found = ((name, field().values) for name, field in fields.items())
+    return tuple(name for name, values in found if _are_dates(values) or _are_iso_texts(values))
 
 
 def _are_dates(values: Any) -> bool:
