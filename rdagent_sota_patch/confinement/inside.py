@@ -71,13 +71,13 @@ class Part:
 # ------------------------------------------------------------------------------------------------ what is surveyed
 
 
-def survey(names: Sequence[str], target: str, *, lacking: bool) -> None:
-    """Write what each file holds: a header, the days of each table that has some, and, if wanted, who lacks data."""
+def survey(names: Sequence[str], target: str) -> None:
+    """Write what each file holds: a header, the days of each table that has some, and of the first who was traded."""
     headers: list[dict[str, Any]] = []
     arrays: list[np.ndarray] = []
     for name in names:
         try:
-            header, own = survey_file(Path(name), lacking=lacking and name == MAIN)
+            header, own = survey_file(Path(name))
         except Exception as error:  # noqa: BLE001 - whatever a stranger's file leads to is said outside
             header, own = {"fault": _fault(error)}, []
         headers.append({"name": name, **header})
@@ -85,8 +85,8 @@ def survey(names: Sequence[str], target: str, *, lacking: bool) -> None:
     _save(target, {"files": headers}, *arrays)
 
 
-def survey_file(path: Path, *, lacking: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """One file: its header; its days, if it has some, and by day how many stocks lack data, if that is wanted."""
+def survey_file(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """One file: its header; its days, if it has some; and of `MAIN`, what `_presence` gives."""
     columns: dict[str, None] = {}
     stocks: set[str] = set()
     days: list[np.ndarray] = []
@@ -110,10 +110,10 @@ def survey_file(path: Path, *, lacking: bool) -> tuple[dict[str, Any], list[np.n
         days.append(np.asarray(unique, dtype="datetime64[ns]"))
         if coded is not None and name in part.index and len(part.index) == 2:
             _refuse_twice(places, unique, coded)
-            if lacking:
-                more = [_lacking(part.frame, places, len(unique), coded)]
+            if path.name == MAIN:
+                more = _presence(part.frame, places, len(unique), coded)
     header: dict[str, Any] = {"columns": list(columns), "instruments": sorted(stocks), "rows": rows}
-    header |= {"dated": dated, "lacking": bool(more)}
+    header |= {"dated": dated, "presence": bool(more)}
     return header, [np.unique(np.concatenate(days)), *more] if dated else []
 
 
@@ -142,11 +142,22 @@ def _refuse_twice(days: np.ndarray, day_names: Any, stocks: Coded) -> None:
     raise Unfit(f"{pd.Timestamp(day_names[days_twice[0]]):%Y-%m-%d} has more than one row of {listed}{also}")
 
 
-def _lacking(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) -> np.ndarray:
-    has = np.zeros((count, len(stocks.values)), dtype=bool)
-    has[days, stocks.codes] = frame.notna().all(axis=1).to_numpy()
+def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) -> list[np.ndarray]:
+    """By day, how many stocks lack data that they have on a later day; and by day and stock, sorted, who has any, as
+    packed bits: a halted stock has no row, or one of NaN.
+    """
+    present = stocks.present()
+    order = present[np.argsort(np.asarray(stocks.values[present], dtype=object))]
+    columns = np.zeros(len(stocks.values), dtype=np.int64)
+    columns[order] = np.arange(len(order))
+    known = (days >= 0) & (stocks.codes >= 0)
+    rows, places = days[known], columns[stocks.codes[known]]
+    has, traded = np.zeros((2, count, len(order)), dtype=bool)
+    filled = frame.notna()
+    has[rows, places] = filled.all(axis=1).to_numpy()[known]
+    traded[rows, places] = filled.any(axis=1).to_numpy()[known]
     later = np.logical_or.accumulate(has[::-1])[::-1]
-    return np.asarray((later & ~has).sum(axis=1, dtype=np.int64))
+    return [(later & ~has).sum(axis=1, dtype=np.int64), np.packbits(traded)]
 
 
 # ------------------------------------------------------------------------------------------------ where the dates are

@@ -122,4 +122,4 @@ def test_a_date_that_is_none_is_named(tmp_path: Path) -> None:
     """A column called datetime in which one row holds something else: nothing says when that row is known."""
     pd.DataFrame({"datetime": ["2024-01-01", "soon"], "x": [1.0, 2.0]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(inside.Unfit, match="'datetime' should hold dates, and holds 'soon'"):
-        inside.survey_file(tmp_path / "a.parquet", lacking=False)
+        inside.survey_file(tmp_path / "a.parquet")
