@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.factors.checks import Findings
 from rdagent_sota_patch.factors.fit import check_fit
 from rdagent_sota_patch.factors.universe import read_universe
-from rdagent_sota_patch.host_source import MODEL_TEMPLATE, find_host
+from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.factors.segments import Segments
     from rdagent_sota_patch.factors.table import FactorTable
-
-_PROVIDER = re.compile(r'^\s*provider_uri:\s*"?([^"\n]+?)"?\s*$', re.MULTILINE)
-_MARKET = re.compile(r"^market: &market (\S+)\s*$", re.MULTILINE)
 
 
 def check_market(table: FactorTable, segments: Segments) -> Findings:
@@ -24,9 +20,9 @@ def check_market(table: FactorTable, segments: Segments) -> Findings:
 
     Nothing is said where that data is not at hand: a back-test in a container may have data of its own.
     """
-    template = find_host().read(MODEL_TEMPLATE)
-    provider, market = _PROVIDER.search(template), _MARKET.search(template)
+    template = installed_traits().template
+    provider, market = template.scalar("provider_uri"), template.scalar("market")
     if provider is None or market is None:
         return Findings()
-    universe = read_universe(Path(provider[1]).expanduser(), market[1])
+    universe = read_universe(Path(provider).expanduser(), market)
     return Findings() if universe is None else check_fit(table, segments, universe)
