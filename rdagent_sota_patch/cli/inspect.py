@@ -12,6 +12,7 @@ from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_pro
 from rdagent_sota_patch.errors import TableError
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.sessions.budget import budget_of_answer
 from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.sessions.records import ExperimentKind
@@ -39,7 +40,9 @@ def run_inspect(log: Path, as_json: bool) -> None:
     """Print a run's loops."""
     session = find_log(log, log_roots(os.environ))
     if as_json:
-        print_json(_to_plain(session))
+        document = _to_plain(session)
+        budget_of_answer().spend(document)
+        print_json(document)
     else:
         _show(session)
 
@@ -166,7 +169,8 @@ def _content(experiment: ExperimentRecord) -> str:
         text = f"{experiment.model.name} ({experiment.model.model_type})"
         source = experiment.sota_source
         if source:
-            text += f" on {source['sota_factor_count']} SOTA factors, {source['num_features']} features"
+            factors, features = source.get("sota_factor_count", "?"), source.get("num_features", "?")
+            text += f" on {factors} SOTA factors, {features} features"
         return text
     return ", ".join(
         factor.name if factor.implemented else f"{factor.name} (code not accepted)"

@@ -29,7 +29,7 @@ from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Spool
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
-from rdagent_sota_patch.results.watching import last_written
+from rdagent_sota_patch.sessions.logs import last_written
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.assets import Asset
