@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import ipaddress
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from starlette.requests import Request
 
 from rdagent_sota_patch.api.problems import NOTHING_RUNS, SECURITY_HEADERS, answer_problem, wants_page
 from rdagent_sota_patch.errors import ApiError
+from rdagent_sota_patch.results.hosts import is_loopback
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,17 +54,6 @@ def decide_access(host: str, token_file: Path | None) -> Access:
             "Make one (openssl rand -hex 32 > api.token), and name it with --token-file; or listen on 127.0.0.1.",
         )
     return Access(token, _LOOPBACK_NAMES | {_as_host(host)} if token is None else None)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        # A name may stand for any address, tomorrow for another one.
-        return False
 
 
 def read_token(path: Path) -> bytes:

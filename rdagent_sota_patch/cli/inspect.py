@@ -12,6 +12,7 @@ from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_pro
 from rdagent_sota_patch.errors import TableError
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.sessions.budget import budget_of_answer
 from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.sessions.records import ExperimentKind
@@ -67,7 +68,9 @@ def run_inspect(log: Path, as_json: bool, *, metrics: bool = False, data: Path |
     figures = _measure(session, data) if metrics else None
     if as_json:
         more = {} if figures is None else {"factor_metrics": figures.model_dump(mode="json")}
-        print_json({**_to_plain(session), **more})
+        document = {**_to_plain(session), **more}
+        budget_of_answer().spend(document)
+        print_json(document)
         return
     _show(session)
     if figures is not None:
@@ -239,7 +242,8 @@ def _content(experiment: ExperimentRecord) -> str:
         text = f"{experiment.model.name} ({experiment.model.model_type})"
         source = experiment.sota_source
         if source:
-            text += f" on {source['sota_factor_count']} SOTA factors, {source['num_features']} features"
+            factors, features = source.get("sota_factor_count", "?"), source.get("num_features", "?")
+            text += f" on {factors} SOTA factors, {features} features"
         return text
     return ", ".join(
         factor.name if factor.implemented else f"{factor.name} (code not accepted)"

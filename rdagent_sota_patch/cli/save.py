@@ -30,7 +30,7 @@ def run_save(log: Path, target: Path, as_json: bool) -> None:
         document["path"] = str(target.absolute())
         document["start"], document["end"] = table.start.isoformat(), table.end.isoformat()
         document["loop"] = source.loop
-        del document["stat"], document["canonical"]
+        del document["stat"], document["canonical"], document["coverage"]
         print_json(document)
         return
     out.print(

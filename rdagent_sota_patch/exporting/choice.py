@@ -49,9 +49,7 @@ def choose_experiment(session: Session, stage: Stage | None = None) -> Choice:
         BundleError: ``stage-unclear``, ``factors-inherited`` or ``no-accepted-model``.
         SourceError: ``no-accepted-factors``.
     """
-    accepted = [experiment for experiment in session.experiments if _is_own(experiment)]
-    factor = [experiment for experiment in accepted if experiment.kind is ExperimentKind.FACTOR]
-    model = [experiment for experiment in accepted if experiment.kind is ExperimentKind.MODEL]
+    factor, model = session.accepted(ExperimentKind.FACTOR), session.accepted(ExperimentKind.MODEL)
     if stage is None:
         stage = _only_stage(session, factor, model)
     if stage == "model":
@@ -70,7 +68,7 @@ def choose_experiment(session: Session, stage: Stage | None = None) -> Choice:
             f"{origin.get('task_id')}.",
             "Export that run's log, or this one's model with --stage model.",
         )
-    return Choice(session, stage, factor[-1], tuple(factor))
+    return Choice(session, stage, factor[-1], factor)
 
 
 def find_workspace_of(choice: Choice, roots: Sequence[Path]) -> Path:
@@ -101,7 +99,9 @@ def find_workspace_of(choice: Choice, roots: Sequence[Path]) -> Path:
     )
 
 
-def _only_stage(session: Session, factor: list[ExperimentRecord], model: list[ExperimentRecord]) -> Stage:
+def _only_stage(
+    session: Session, factor: Sequence[ExperimentRecord], model: Sequence[ExperimentRecord]
+) -> Stage:
     if factor and model:
         raise BundleError(
             "stage-unclear",
@@ -112,10 +112,6 @@ def _only_stage(session: Session, factor: list[ExperimentRecord], model: list[Ex
     if model or any(experiment.kind is ExperimentKind.MODEL for experiment in session.experiments):
         return "factor" if factor else "model"
     return "factor"
-
-
-def _is_own(experiment: ExperimentRecord) -> bool:
-    return bool(experiment.decision) and experiment.inherited_from is None
 
 
 def _factors_of_model(model: ExperimentRecord) -> list[ExperimentRecord]:

@@ -82,13 +82,9 @@ class Source:
         last of duplicated columns), else from the only factor whose code spells the name as a string.
         """
         by_name = {origin.name: origin for origin in self.origins}
-        return tuple(by_name.get(name) or self._origin_by_code(name) for name in names)
-
-    def _origin_by_code(self, name: str) -> FactorOrigin:
-        writers = [origin for origin in self.origins if origin.code and _spells(origin.code, name)]
-        if len(writers) != 1:
-            return FactorOrigin(name=name)
-        return replace(writers[0], name=name)
+        unknown = {name for name in names if name not in by_name}
+        by_code = _writers(self.origins, unknown) if unknown else {}
+        return tuple(by_name.get(name) or _only(by_code.get(name, ()), name) for name in names)
 
 
 def find_source(settings: Settings, exclude: Iterable[Path] = ()) -> Source | None:
@@ -262,13 +258,31 @@ def _implemented(record: ExperimentRecord) -> Iterable[Factor]:
     return (factor for factor in record.factors if factor.implemented)
 
 
-def _spells(code: str, name: str) -> bool:
-    """Whether the code holds ``name`` as a string; the code is parsed, never run."""
+def _writers(origins: Iterable[FactorOrigin], names: set[str]) -> Mapping[str, list[FactorOrigin]]:
+    """The factors whose code holds a name as a string; each code is parsed once, and never run."""
+    found: dict[str, list[FactorOrigin]] = {}
+    spelled: dict[str, set[str]] = {}
+    for origin in origins:
+        if not origin.code:
+            continue
+        if origin.code not in spelled:
+            spelled[origin.code] = _strings(origin.code) & names
+        for name in spelled[origin.code]:
+            found.setdefault(name, []).append(origin)
+    return found
+
+
+def _only(writers: Sequence[FactorOrigin], name: str) -> FactorOrigin:
+    return replace(writers[0], name=name) if len(writers) == 1 else FactorOrigin(name=name)
+
+
+def _strings(code: str) -> set[str]:
     try:
         tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
-        return False
-    return any(isinstance(node, ast.Constant) and node.value == name for node in ast.walk(tree))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {node.value for node in nodes if isinstance(node.value, str)}
 
 
 def _read_metrics(path: Path) -> Mapping[str, float]:

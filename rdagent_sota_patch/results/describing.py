@@ -58,7 +58,7 @@ def run_kind(session: Session) -> RunKind:
 
 def bundle_stages(session: Session) -> tuple[Literal["factor", "model"], ...]:
     """The stages of which the run accepted an experiment of its own, the factors' first."""
-    accepted = {each.kind for each in session.experiments if each.decision and each.inherited_from is None}
+    accepted = {each.kind for each in session.experiments if each.accepted_here}
     stages: tuple[tuple[ExperimentKind, Literal["factor", "model"]], ...] = (
         (ExperimentKind.FACTOR, "factor"),
         (ExperimentKind.MODEL, "model"),
@@ -302,9 +302,7 @@ def _find_best(accepted: list[ExperimentRecord], metric: str) -> Best | None:
 
 def _last_accepted(session: Session, kind: ExperimentKind) -> int | None:
     found = [
-        index
-        for index, each in enumerate(session.experiments)
-        if each.kind is kind and each.decision and each.inherited_from is None
+        index for index, each in enumerate(session.experiments) if each.kind is kind and each.accepted_here
     ]
     return found[-1] if found else None
 

@@ -46,7 +46,7 @@ from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
-from rdagent_sota_patch.results.watching import last_written
+from rdagent_sota_patch.sessions.logs import last_written
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.assets import Asset

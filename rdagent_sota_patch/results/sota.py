@@ -124,7 +124,7 @@ class Sota:
 def own_sota(session: Session) -> ExperimentRecord | None:
     """The last accepted factor experiment that the run made itself; an inherited one is another run's."""
     sota = session.sota
-    return sota if sota is not None and sota.inherited_from is None else None
+    return sota if sota is not None and sota.accepted_here else None
 
 
 def take_out_weights(session: Session) -> tuple[Session, bytes | None]:

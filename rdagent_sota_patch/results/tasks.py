@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from rdagent_sota_patch.errors import ApiError
-from rdagent_sota_patch.results.watching import last_written
-from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER
+from rdagent_sota_patch.sessions.logs import is_log, list_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 LATEST = "latest"
 
@@ -56,10 +60,8 @@ class TaskFolder:
         """
         with self._lock:
             if time.monotonic() - self._listed > _GOOD_FOR:
-                tasks = [_task(folder) for folder in self._entries() if _is_log(folder)]
-                tasks.sort(key=lambda task: (-last_written(task.log), task.task_id))
-                self._known = {task.task_id: task for task in tasks}
-                self._newest_first = tuple(tasks)
+                self._newest_first = tuple(Task(run.log.name, run.log) for run in self._list(list_runs))
+                self._known = {task.task_id: task for task in self._newest_first}
                 self._listed = time.monotonic()
             return self._newest_first
 
@@ -73,22 +75,21 @@ class TaskFolder:
         Raises:
             ApiError: ``task-not-found``.
         """
-        folder = next((folder for folder in self._entries() if folder.name == task_id), None)
-        if folder is None or not _is_log(folder):
+        folder = next((entry for entry in self._list(_entries) if entry.name == task_id), None)
+        if folder is None or not is_log(folder):
             raise ApiError(
                 "task-not-found",
                 f"No run {task_id!r} on this server.",
                 "GET /tasks lists the runs; `latest` is the newest one with an accepted factor experiment.",
             )
-        task = _task(folder)
+        task = Task(task_id, Path(folder.path))
         with self._lock:
             self._known[task_id] = task
         return task
 
-    def _entries(self) -> tuple[os.DirEntry[str], ...]:
+    def _list(self, listing: Callable[[Path], tuple[T, ...]]) -> tuple[T, ...]:
         try:
-            with os.scandir(self.root) as entries:
-                return tuple(entries)
+            return listing(self.root)
         except OSError as error:
             raise ApiError(
                 "log-root-not-found",
@@ -97,21 +98,6 @@ class TaskFolder:
             ) from error
 
 
-def _task(folder: os.DirEntry[str]) -> Task:
-    return Task(folder.name, Path(folder.path))
-
-
-def _is_log(folder: os.DirEntry[str]) -> bool:
-    try:
-        if not folder.is_dir():
-            return False
-    except OSError:
-        # Such as a link that leads to itself.
-        return False
-    try:
-        return stat.S_ISDIR((Path(folder.path) / SESSION_FOLDER).stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        # It may well be a run's, and reading it will say what is wrong.
-        return True
+def _entries(root: Path) -> tuple[os.DirEntry[str], ...]:
+    with os.scandir(root) as entries:
+        return tuple(entries)

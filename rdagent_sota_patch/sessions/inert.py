@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LARGEST_SNAPSHOT = 1 << 30
 """Bytes. A hundred loops take some ten megabytes; a one-byte opcode can cost some two hundred bytes."""
 
+LARGEST_OF_STRANGERS = 1 << 28
+"""Bytes of a snapshot that is not signed with this machine's key: each is looked at before it is read."""
+
 _LONGEST_NAME = 512
 """Characters in a module or class name; bounds what the cache of classes can hold."""
 
@@ -184,10 +187,10 @@ def _without_copy(payload: bytes | memoryview) -> io.BytesIO:
     return io.BytesIO(payload)
 
 
-def too_large(size: int) -> SnapshotError:
+def too_large(size: int, most: int = LARGEST_SNAPSHOT) -> SnapshotError:
     """The error for a snapshot of ``size`` bytes, more than is read."""
     return SnapshotError(
         "snapshot-too-large",
-        f"it has {size:,} bytes; more than {LARGEST_SNAPSHOT:,} are not read.",
+        f"it has {size:,} bytes; more than {most:,} are not read.",
         "RD-Agent's snapshots have some megabytes; name a smaller one.",
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdagent_sota_patch.errors import SotaError, SourceError
 from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.signature import find_key
-from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER, list_snapshots, read_session
+from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER, is_index, read_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +23,16 @@ _SHOWN = 5
 _LOG_TRACE_PATH = "LOG_TRACE_PATH"
 
 
-class _Run(NamedTuple):
+_NEWEST_LOOPS = 3
+"""RD-Agent writes to several loops at a time, to each step's file once: older files are not asked for one by one."""
+
+
+class Run(NamedTuple):
+    """A folder with a ``__session__``."""
+
     log: Path
     written: float
-    """Seconds since the epoch at which its newest snapshot was written."""
+    """See `last_written`."""
 
 
 def log_roots(environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -60,7 +68,7 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
     unreadable: list[tuple[Path, str]] = []
     seen: list[str] = []
     runs = [run for run in _runs(roots, unreadable) if _canonical(run.log) not in left_out]
-    for run in sorted(runs, key=lambda run: (-run.written, str(run.log))):
+    for run in runs:
         try:
             session = read_session(run.log, key=key)
         except SotaError as error:
@@ -70,13 +78,11 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
             unreadable.append((run.log, error.problems[0].message))
             seen.append(f"{run.log}: {error.problems[0].message}")
             continue
+        if session.sota is not None and session.sota.accepted_here:
+            return replace(session, skipped=(*session.skipped, *unreadable))
         if session.sota is not None and session.sota.inherited_from is not None:
             seen.append(f"{run.log}: its factors are inherited from {session.sota.inherited_from['task_id']}")
             continue
-        if session.sota is not None:
-            from dataclasses import replace
-
-            return replace(session, skipped=(*session.skipped, *unreadable))
         seen.append(f"{run.log}: {summarize(session)}")
     where = " and ".join(str(root.absolute()) for root in roots)
     raise SourceError(
@@ -86,32 +92,83 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
     )
 
 
-def _runs(roots: Iterable[Path], unreadable: list[tuple[Path, str]]) -> Iterable[_Run]:
-    """Every folder with a ``__session__`` right below the roots, once each."""
-    met: set[Path] = set()
+def list_runs(root: Path) -> tuple[Run, ...]:
+    """The runs right below a folder, the one that was written last first; one that cannot be looked at among them.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    with os.scandir(root) as entries:
+        logs = [Path(entry.path) for entry in entries if is_log(entry)]
+    return newest_first(Run(log, last_written(log)) for log in logs)
+
+
+def newest_first(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """The order in which `latest` looks at runs; by name where two were written at the same time."""
+    return tuple(sorted(runs, key=lambda run: (-run.written, run.log.name, str(run.log))))
+
+
+def is_log(folder: os.DirEntry[str]) -> bool:
+    """Whether a folder holds a ``__session__``, or cannot be looked into: reading it will say what is wrong."""
+    try:
+        if not folder.is_dir():
+            return False
+    except OSError:
+        # Such as a link that leads to itself.
+        return False
+    try:
+        return stat.S_ISDIR((Path(folder.path) / SESSION_FOLDER).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+def last_written(log: Path) -> float:
+    """When the newest snapshot was written, in seconds since the epoch; 0 where there is none that can be looked at."""
+    return max(map(_time_of, newest_snapshots(loop_folders(log))), default=0) / 1e9
+
+
+def loop_folders(log: Path) -> list[str]:
+    """Newest first. As text: paths as objects take several times as long."""
+    session = f"{log}/{SESSION_FOLDER}"
+    names = filter(is_index, _names(session))
+    # By length first: as numbers, without reading them as such.
+    return [f"{session}/{name}" for name in sorted(names, key=lambda name: (len(name), name), reverse=True)]
+
+
+def newest_snapshots(loops: list[str]) -> list[str]:
+    """The files of the newest of `loop_folders`."""
+    return [f"{folder}/{name}" for folder in loops[:_NEWEST_LOOPS] for name in sorted(_names(folder))]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names are all that is needed
+    except OSError:
+        # Gone meanwhile, or not to be entered: reading the log will say what is wrong.
+        return []
+
+
+def _time_of(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - see loop_folders
+    except (OSError, ValueError):
+        return 0
+
+
+def _runs(roots: Iterable[Path], unreadable: list[tuple[Path, str]]) -> tuple[Run, ...]:
+    """The runs below all roots, newest first, once each."""
+    met: dict[Path, Run] = {}
     for root in roots:
         try:
-            folders = sorted(root.iterdir()) if root.is_dir() else []
+            for run in list_runs(root):
+                met.setdefault(_canonical(run.log), run)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError as error:
             unreadable.append((root, f"cannot be listed: {error.strerror}"))
-            continue
-        for log in folders:
-            place = _canonical(log)
-            if place in met or not (log / SESSION_FOLDER).is_dir():
-                continue
-            met.add(place)
-            yield _Run(log, _written(log))
-
-
-def _written(log: Path) -> float:
-    try:
-        snapshots, _ = list_snapshots(log / SESSION_FOLDER)
-        # Of the newest loops only: a long run's hundreds of files need not all be asked.
-        newest = snapshots[:5]
-        return max((snapshot.path.stat().st_mtime for snapshot in newest), default=0.0)
-    except (OSError, SourceError):
-        # `find_log` reads it last, and then says why it cannot.
-        return 0.0
+    return newest_first(met.values())
 
 
 def _canonical(path: Path) -> Path:

@@ -9,13 +9,16 @@ asking ``find_class``. RD-Agent writes none of these, so a file that does is ref
 from __future__ import annotations
 
 import pickletools
-from enum import Enum
+from enum import IntEnum
 from typing import NamedTuple
 
 from rdagent_sota_patch.errors import SnapshotError
 
 _MOST_NESTED_TUPLES = 500
 """Upstream's deepest is under ten; the C stack holds tens of thousands."""
+
+MOST_OPCODES = 8_000_000
+"""In a file that nobody vouches for. Each may cost the unpickler 200 bytes; a thousand loops have two million."""
 
 _REFUSED = {
     "EXT1": "an extension code",
@@ -40,45 +43,85 @@ class _Incomplete(Exception):
     """The stream ends before its STOP opcode."""
 
 
-class _Shape(Enum):
-    FIXED = "fixed"
-    PREFIXED = "prefixed"
-    LINES = "lines"
+class _Kind(IntEnum):
+    """What an opcode does to the unpickler's stack, as far as nesting is concerned."""
+
+    PUSH = 0
+    TEXT = 1
+    MEMOIZE = 2
+    GET = 3
+    MARK = 4
+    POP = 5
+    WRAP_ONE = 6
+    TAKE = 7
+    TAKE_TO_MARK = 8
+    PUT = 9
+    DUP = 10
+    LINES = 11
+    TEXT_INDEX = 12
+    STOP = 13
+    REFUSED = 14
+    UNKNOWN = 15
 
 
 class _Opcode(NamedTuple):
-    name: str
-    shape: _Shape
+    kind: _Kind
     size: int
-    """Bytes of a fixed argument, bytes of the length prefix, or number of text lines."""
-    takes_mark: bool
+    """Bytes of the opcode and its fixed argument, bytes of the length prefix, or number of text lines."""
     takes: int
     """Values taken from below the mark when there is one, else from the top."""
     gives: int
     wraps: bool
     """Whether the result is hashable and one level deeper than what it is made of."""
+    name: str
+
+
+_NAMED = {
+    "MEMOIZE": _Kind.MEMOIZE,
+    "BINGET": _Kind.GET,
+    "LONG_BINGET": _Kind.GET,
+    "BINPUT": _Kind.PUT,
+    "LONG_BINPUT": _Kind.PUT,
+    "PUT": _Kind.TEXT_INDEX,
+    "GET": _Kind.TEXT_INDEX,
+    "MARK": _Kind.MARK,
+    "POP": _Kind.POP,
+    "DUP": _Kind.DUP,
+    "STOP": _Kind.STOP,
+    "TUPLE1": _Kind.WRAP_ONE,
+    **dict.fromkeys(_REFUSED, _Kind.REFUSED),
+}
 
 
 def _describe(opcode: pickletools.OpcodeInfo) -> _Opcode:
-    shape, size = _Shape.FIXED, 0
-    if opcode.arg is not None:
-        if opcode.arg.n == pickletools.UP_TO_NEWLINE:
-            # GLOBAL and INST carry module and name, each on its own line.
-            shape, size = _Shape.LINES, 2 if opcode.arg.name == "stringnl_noescape_pair" else 1
-        elif opcode.arg.n < 0:
-            shape, size = _Shape.PREFIXED, _PREFIX_BYTES[opcode.arg.n]
-        else:
-            size = opcode.arg.n
     before = list(opcode.stack_before)
     takes_mark = pickletools.markobject in before
     takes = before.index(pickletools.markobject) if takes_mark else len(before)
     gives = len(opcode.stack_after)
     if opcode.name in _IN_PLACE:
         takes, gives = takes - 1, 0
-    return _Opcode(opcode.name, shape, size, takes_mark, takes, gives, opcode.name in _TUPLES)
+    kind, size = _Kind.TAKE_TO_MARK if takes_mark else _Kind.TAKE, 1
+    if not takes_mark and (takes, gives) == (0, 1):
+        kind = _Kind.PUSH
+    if opcode.arg is not None:
+        if opcode.arg.n == pickletools.UP_TO_NEWLINE:
+            # GLOBAL and INST carry module and name, each on its own line.
+            kind, size = _Kind.LINES, 2 if opcode.arg.name == "stringnl_noescape_pair" else 1
+        elif opcode.arg.n < 0:
+            kind, size = _Kind.TEXT, _PREFIX_BYTES[opcode.arg.n]
+        else:
+            size += opcode.arg.n
+    kind = _NAMED.get(opcode.name, kind)
+    return _Opcode(kind, size, takes, gives, opcode.name in _TUPLES, opcode.name)
 
 
-_TABLE: dict[int, _Opcode] = {ord(opcode.code): _describe(opcode) for opcode in pickletools.opcodes}
+_TABLE = [_Opcode(_Kind.UNKNOWN, 1, 0, 0, False, "")] * 256
+for _info in pickletools.opcodes:
+    _TABLE[ord(_info.code)] = _describe(_info)
+# As lists of whole numbers: a loop over millions of opcodes is what this costs.
+_KINDS = [int(opcode.kind) for opcode in _TABLE]
+_SIZES = [opcode.size for opcode in _TABLE]
+_PUSH, _TEXT, _MEMOIZE, _GET, _MARK, _POP, _WRAP_ONE, _TAKE, _TAKE_TO_MARK, _PUT, _DUP, *_ = map(int, _Kind)
 
 
 def screen(payload: bytes | memoryview) -> None:
@@ -109,88 +152,115 @@ def is_truncated(payload: bytes | memoryview) -> bool:
     return False
 
 
-def _walk(payload: bytes) -> None:
+def _walk(payload: bytes) -> None:  # noqa: PLR0912, PLR0915 - calls for each opcode would halve its speed
     """Follow the opcodes to STOP, keeping of each stack entry only how deeply its tuples nest."""
-    end = len(payload)
-    position = 0
+    end, position = len(payload), 0
+    kinds, sizes = _KINDS, _SIZES
     stack: list[int] = []
     marks: list[int] = []
     memo: dict[int, int] = {}
-    while position < end:
-        opcode = _TABLE.get(payload[position])
-        if opcode is None:
-            raise IndexError(position)
-        name = opcode.name
+    for _ in range(MOST_OPCODES):
+        if position >= end:
+            raise _Incomplete
         start = position + 1
-        position = _after_argument(payload, start, opcode)
+        code = payload[position]
+        kind = kinds[code]
+        if kind == _TEXT:
+            body = start + sizes[code]
+            position = body + int.from_bytes(payload[start:body], "little")
+        elif kind < _TAKE_TO_MARK or kind == _PUT:
+            position += sizes[code]
         if position > end:
             raise _Incomplete
-        if name == "MEMOIZE":
+        if kind <= _TEXT:
+            if _TABLE[code].gives:
+                stack.append(0)
+        elif kind == _MEMOIZE:
             memo[len(memo)] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
+        elif kind == _GET:
             stack.append(memo.get(int.from_bytes(payload[start:position], "little"), 0))
-        elif name == "MARK":
+        elif kind == _MARK:
             marks.append(len(stack))
-        elif name == "STOP":
+        elif kind == _POP:
+            # The unpickler's POP takes a mark away when that is what is on top.
+            (marks if marks and marks[-1] == len(stack) else stack).pop()
+        elif kind == _WRAP_ONE:
+            depth = stack[-1] + 1
+            if depth > _MOST_NESTED_TUPLES:
+                raise _too_deep()
+            stack[-1] = depth
+        elif kind == _PUT:
+            index = int.from_bytes(payload[start:position], "little")
+            if index > end:
+                raise _memo_refusal(index)
+            memo[index] = stack[-1]
+        elif kind == _DUP:
+            position = start
+            stack.append(stack[-1])
+        elif kind <= _TAKE_TO_MARK:
+            opcode = _TABLE[code]
+            position = start + opcode.size - 1
+            _take(opcode, stack, marks)
+        elif kind == _Kind.LINES:
+            position = _after_lines(payload, start, sizes[code])
+            _take(_TABLE[code], stack, marks)
+        elif kind == _Kind.TEXT_INDEX:
+            position = _after_lines(payload, start, 1)
+            index = _memo_index(payload[start:position], end)
+            if _TABLE[code].gives:
+                stack.append(memo.get(index, 0))
+            else:
+                memo[index] = stack[-1]
+        elif kind == _Kind.STOP:
             return
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[_memo_index(payload[start:position], name, end)] = stack[-1]
-        elif name == "GET":
-            stack.append(memo.get(_memo_index(payload[start:position], name, end), 0))
+        elif kind == _Kind.REFUSED:
+            name = _TABLE[code].name
+            raise _refusal(f"{_REFUSED[name]} ({name})")
         else:
-            _apply(opcode, stack, marks)
-    raise _Incomplete
+            raise IndexError(position)
+    raise _refusal(f"more than {MOST_OPCODES:,} opcodes")
 
 
-def _apply(opcode: _Opcode, stack: list[int], marks: list[int]) -> None:
-    if opcode.name in _REFUSED:
-        raise _refusal(f"{_REFUSED[opcode.name]} ({opcode.name})")
-    if opcode.name == "DUP":
-        stack.append(stack[-1])
-        return
-    if opcode.name == "POP" and marks and marks[-1] == len(stack):
-        # The unpickler's POP takes a mark away when that is what is on top.
-        marks.pop()
-        return
-    floor = marks.pop() if opcode.takes_mark else len(stack)
-    floor -= opcode.takes
+def _take(opcode: _Opcode, stack: list[int], marks: list[int]) -> None:
+    floor = (
+        marks.pop() if opcode.kind == _TAKE_TO_MARK or opcode.name == "INST" else len(stack)
+    ) - opcode.takes
     if floor < 0:
         raise IndexError(floor)
     depth = 0
     if opcode.wraps:
-        depth = 1 + max(stack[floor:], default=0)
+        depth = 1 + max(stack[floor:]) if floor < len(stack) else 1
         if depth > _MOST_NESTED_TUPLES:
-            raise _refusal(f"tuples nested more than {_MOST_NESTED_TUPLES} deep")
+            raise _too_deep()
     del stack[floor:]
     if opcode.gives:
         stack.append(depth)
 
 
-def _after_argument(payload: bytes, start: int, opcode: _Opcode) -> int:
-    if opcode.shape is _Shape.FIXED:
-        return start + opcode.size
-    if opcode.shape is _Shape.PREFIXED:
-        body = start + opcode.size
-        return body + int.from_bytes(payload[start:body], "little")
-    for _ in range(opcode.size):
+def _after_lines(payload: bytes, start: int, lines: int) -> int:
+    for _ in range(lines):
         start = payload.find(b"\n", start) + 1
         if start == 0:
             raise _Incomplete
     return start
 
 
-def _memo_index(argument: bytes, name: str, most: int) -> int:
-    if name in ("PUT", "GET"):
-        digits = argument.strip()
-        # Longer than any offset into the file, and int() takes quadratic time on huge literals.
-        if not digits.isdigit() or len(digits) > 20:
-            raise _refusal(f"a memo index that is not a number ({name})")
-        index = int(digits)
-    else:
-        index = int.from_bytes(argument, "little")
-    if index > most:
-        raise _refusal(f"memo entry {index}, more than the file has bytes ({name})")
-    return index
+def _memo_index(argument: bytes, most: int) -> int:
+    digits = argument.strip()
+    # Longer than any offset into the file, and int() takes quadratic time on huge literals.
+    if not digits.isdigit() or len(digits) > 20:
+        raise _refusal("a memo index that is not a number")
+    if int(digits) > most:
+        raise _memo_refusal(int(digits))
+    return int(digits)
+
+
+def _memo_refusal(index: int) -> SnapshotError:
+    return _refusal(f"memo entry {index}, more than the file has bytes")
+
+
+def _too_deep() -> SnapshotError:
+    return _refusal(f"tuples nested more than {_MOST_NESTED_TUPLES} deep")
 
 
 def _refusal(what: str) -> SnapshotError:

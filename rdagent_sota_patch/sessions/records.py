@@ -78,7 +78,8 @@ class ExperimentRecord:
             are left out, save those with ``base_feature_codes``, which RD-Agent runs as well.
         base_features: Alpha name to Qlib expression; empty where the release does not record it (0.8.0).
         base_feature_codes: File name to code of the user's own base features.
-        sota_source: What the plugin recorded about the SOTA factors used, as plain data.
+        sota_source: What the plugin recorded about the SOTA factors used, in JSON's types; empty where it is there and
+            cannot be read.
         artifacts: What the plugin recorded about the weights of its back-test, as plain data.
         embedded_weights: The weights themselves, where the session keeps them; a pickle, never loaded here.
         class_path: The experiment's class as ``module:name``; tells apart what is ``OTHER``.
@@ -112,6 +113,11 @@ class ExperimentRecord:
     inherited_from: Mapping[str, Any] | None = None
     unread: tuple[str, ...] = ()
 
+    @property
+    def accepted_here(self) -> bool:
+        """Whether the run itself accepted it; one that was inherited is another run's."""
+        return bool(self.decision) and self.inherited_from is None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
@@ -144,3 +150,7 @@ class Session:
             if experiment.kind is ExperimentKind.FACTOR and experiment.decision:
                 return experiment
         return None
+
+    def accepted(self, kind: ExperimentKind) -> tuple[ExperimentRecord, ...]:
+        """The experiments of one kind that the run itself accepted, oldest first."""
+        return tuple(each for each in self.experiments if each.kind is kind and each.accepted_here)

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdagent_sota_patch.errors import SnapshotError, SourceError
-from rdagent_sota_patch.sessions.inert import LARGEST_SNAPSHOT, Inert, read_inert, too_large
+from rdagent_sota_patch.sessions.budget import budget_of_session
+from rdagent_sota_patch.sessions.inert import (
+    LARGEST_OF_STRANGERS,
+    LARGEST_SNAPSHOT,
+    Inert,
+    read_inert,
+    too_large,
+)
 from rdagent_sota_patch.sessions.records import ExperimentRecord, Session, Signature
 from rdagent_sota_patch.sessions.signature import find_key, open_envelope
 from rdagent_sota_patch.sessions.trace import loop_class, read_experiments
@@ -150,12 +157,18 @@ def _read_one(path: Path, key: bytes | None) -> Session:
 
 def _open(path: Path, key: bytes | None) -> _Candidate:
     try:
-        if path.stat().st_size > LARGEST_SNAPSHOT:
-            raise too_large(path.stat().st_size)
+        size = path.stat().st_size
+        if size > LARGEST_SNAPSHOT:
+            raise too_large(size)
         signature, payload = open_envelope(path.read_bytes(), key)
+        own = signature is Signature.VERIFIED
+        if size > LARGEST_OF_STRANGERS and not own:
+            raise too_large(size, LARGEST_OF_STRANGERS)
         with _collector_paused():
-            loop = read_inert(payload, trusted=signature is Signature.VERIFIED)
-            candidate = _Candidate(path, signature, loop_class(loop), read_experiments(loop))
+            loop = read_inert(payload, trusted=own)
+            candidate = _Candidate(
+                path, signature, loop_class(loop), read_experiments(loop, budget_of_session(own))
+            )
             # The loop's tracker refers back to it: cut, so that all of it is freed here and now, and not
             # walked by the collector first.
             if isinstance(loop, Inert):
@@ -169,6 +182,8 @@ def _open(path: Path, key: bytes | None) -> _Candidate:
         raise SnapshotError(
             "snapshot-foreign", f"{_NOT_LOADED}: its experiments are based on each other without end."
         ) from None
+    except MemoryError:
+        raise SnapshotError("snapshot-too-large", f"{path}: there is no memory to read it.") from None
     except OSError as error:
         raise SnapshotError(
             "snapshot-unreadable", f"{_NOT_LOADED}: it cannot be read ({error.strerror})."

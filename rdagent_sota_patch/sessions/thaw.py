@@ -83,6 +83,27 @@ def thaw_plain(value: object) -> Any:
     return _Plain().thaw(value, 0)
 
 
+def thaw_json(value: object) -> Any:
+    """Plain data in JSON's types: texts as keys, and neither bytes nor paths nor dates.
+
+    Raises:
+        Unthawable: It holds anything else, or nests or repeats without end.
+    """
+    plain = thaw_plain(value)
+    waiting = [plain]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if not all(isinstance(key, str) for key in one):
+                raise Unthawable("keys that are not texts")
+            waiting.extend(one.values())
+        elif isinstance(one, (list, tuple)):
+            waiting.extend(one)
+        elif one is not None and not isinstance(one, (str, int, float)):
+            raise Unthawable(f"not of JSON's types: {describe(one)}")
+    return plain
+
+
 def thaw_metrics(value: object) -> dict[str, float]:
     """Metrics by name, from the pandas Series that ``QlibFBWorkspace.execute`` returns, or a dict.
 
@@ -137,7 +158,10 @@ class _Plain:
         if isinstance(value, (list, tuple)):
             return type(value)(self.thaw(item, depth + 1) for item in value)
         if isinstance(value, dict):
-            return {self.thaw(key, depth + 1): self.thaw(item, depth + 1) for key, item in value.items()}
+            try:
+                return {self.thaw(key, depth + 1): self.thaw(item, depth + 1) for key, item in value.items()}
+            except TypeError:
+                raise Unthawable("keys that cannot be keys") from None
         if isinstance(value, Inert):
             if value.origin in _PATHS:
                 return thaw_path(value)

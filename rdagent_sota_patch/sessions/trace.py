@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.errors import SnapshotError
+from rdagent_sota_patch.sessions.budget import budget_of_session
 from rdagent_sota_patch.sessions.inert import Inert
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Factor, Model
 from rdagent_sota_patch.sessions.thaw import (
@@ -17,6 +18,7 @@ from rdagent_sota_patch.sessions.thaw import (
     describe,
     is_number,
     thaw_bool,
+    thaw_json,
     thaw_metrics,
     thaw_path,
     thaw_plain,
@@ -25,6 +27,8 @@ from rdagent_sota_patch.sessions.thaw import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import PurePath
+
+    from rdagent_sota_patch.sessions.budget import Budget
 
 _FACTOR_EXPERIMENT = ("rdagent.scenarios.qlib.experiment.factor_experiment", "QlibFactorExperiment")
 _MODEL_EXPERIMENT = ("rdagent.scenarios.qlib.experiment.model_experiment", "QlibModelExperiment")
@@ -57,17 +61,22 @@ def _history_of(loop: object) -> list[tuple[Any, Inert]]:
     return history
 
 
-def read_experiments(loop: object) -> tuple[ExperimentRecord, ...]:
+def read_experiments(loop: object, budget: Budget | None = None) -> tuple[ExperimentRecord, ...]:
     """The records of the loop's history, oldest first; an experiment met twice is one record.
 
+    Args:
+        loop: The saved loop's stand-in.
+        budget: What it may be written out to; that of a session of this machine, when not given.
+
     Raises:
-        SnapshotError: ``snapshot-foreign`` when something needed is missing or of another form.
+        SnapshotError: ``snapshot-foreign`` when something needed is missing or of another form,
+            ``snapshot-too-large`` when it exceeds the budget.
     """
     history = _history_of(loop)
     trace = _attributes(_attributes(loop).get("trace"))
     # 0.8.0 may lack it: there, experiments are recorded in the order of their loops.
     loops = trace.get("idx2loop_id", {})
-    reader = _Reader()
+    reader = _Reader(budget or budget_of_session(own=True))
     records: list[ExperimentRecord] = []
     inherited = 0
     for position, (experiment, feedback) in enumerate(history):
@@ -87,7 +96,8 @@ def loop_class(loop: object) -> str:
 class _Reader:
     """Reads experiments once each, however often they are referred to."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self._done: dict[int, ExperimentRecord] = {}
         self._open: set[int] = set()
         self._bases: dict[int, ExperimentRecord | None] = {}
@@ -114,7 +124,7 @@ class _Reader:
         origin = experiment.origin if experiment is not None else ("", "")
         kind = _KINDS.get(origin, ExperimentKind.OTHER)
         attributes = _attributes(experiment)
-        notes = _Notes()
+        notes = _Notes(self._budget)
         verdict = _attributes(feedback)
         if feedback is not None and "decision" not in verdict:
             raise _foreign(f"a {describe(feedback)} in its history has no decision")
@@ -136,7 +146,7 @@ class _Reader:
             base_features=self._texts(base.get("base_features"), "base_features", notes),
             base_feature_codes=self._texts(base.get("base_feature_codes"), "base_feature_codes", notes),
             sota_source=_recorded(attributes, "sota_source", notes),
-            artifacts=_recorded(attributes, "model_artifacts", notes),
+            artifacts=_recorded(attributes, "model_artifacts", notes) or None,
             embedded_weights=_embedded(attributes),
             class_path=experiment.title if experiment is not None else "",
             proposal=_chosen_texts(hypothesis, _PROPOSAL, notes),
@@ -149,6 +159,7 @@ class _Reader:
     def _based_on(self, attributes: Mapping[str, Any]) -> tuple[ExperimentRecord, ...]:
         """What ``process_factor_data`` would run (``rdagent/scenarios/qlib/developer/utils.py``)."""
         based = _sequence(attributes.get("based_experiments"), "based_experiments")
+        self._budget.spend_values(len(based))
         for experiment in based:
             if id(experiment) not in self._bases:
                 self._bases[id(experiment)] = self._base(experiment)
@@ -179,6 +190,7 @@ class _Reader:
             name = parts.get("factor_name", parts.get("name"))
             if type(name) is not str:
                 raise _foreign(f"a factor task ({describe(task)}) has no name")
+            self._budget.spend(name)
             description = parts.get("description", parts.get("factor_description"))
             factors.append(
                 Factor(
@@ -186,7 +198,7 @@ class _Reader:
                     description=_text(description, f"description of {name}", notes),
                     formulation=_text(parts.get("factor_formulation"), f"formulation of {name}", notes),
                     variables=self._texts(parts.get("variables"), f"variables of {name}", notes),
-                    code=_code(space, "factor.py"),
+                    code=_code(space, "factor.py", notes),
                     implemented=space is not None and _finally_decided(verdict, name, notes),
                 )
             )
@@ -210,7 +222,7 @@ class _Reader:
             training_hyperparameters=self._texts(
                 parts.get("training_hyperparameters"), "training_hyperparameters", notes
             ),
-            code=_code(spaces[0], "model.py"),
+            code=_code(spaces[0], "model.py", notes),
         )
 
     def _texts(self, value: object, what: str, notes: _Notes) -> Mapping[str, str]:
@@ -224,21 +236,29 @@ class _Reader:
                 plain = {}
             texts = {str(key): item if isinstance(item, str) else str(item) for key, item in plain.items()}
             self._mappings[id(value)] = MappingProxyType(texts)
+        self._budget.spend(self._mappings[id(value)])
         return self._mappings[id(value)]
 
 
 class _Notes(list[str]):
-    """What of one experiment could not be read."""
+    """What of one experiment could not be read; all that is read of it is counted."""
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__()
+        self.budget = budget
 
     def add(self, what: str, why: str) -> None:
+        self.budget.spend(what)
         self.append(f"{what}: {why}")
 
     def take(self, what: str, thaw: Callable[[object], Any], value: object, otherwise: Any) -> Any:
         try:
-            return thaw(value)
+            taken = thaw(value)
         except Unthawable as error:
             self.add(what, str(error))
             return otherwise
+        self.budget.spend(taken)
+        return taken
 
 
 def _attributes(value: object) -> Mapping[str, Any]:
@@ -264,6 +284,7 @@ def _text(value: object, what: str, notes: _Notes) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
+        notes.budget.spend(value)
         return value
     plain = notes.take(what, thaw_plain, value, "")
     return plain if isinstance(plain, str) else str(plain)
@@ -276,12 +297,14 @@ def _chosen_texts(parts: Mapping[str, Any], names: tuple[str, ...], notes: _Note
 
 
 def _recorded(attributes: Mapping[str, Any], name: str, notes: _Notes) -> Mapping[str, Any] | None:
-    """A mapping that the plugin left on an experiment."""
-    value = notes.take(name, thaw_plain, attributes.get(name), None)
-    if value is not None and not isinstance(value, dict):
+    """A mapping that the plugin left on an experiment, in JSON's types; empty where it is there and cannot be read."""
+    if attributes.get(name) is None:
+        return None
+    value = notes.take(name, thaw_json, attributes[name], {})
+    if not isinstance(value, dict):
         notes.add(name, f"not a mapping: {describe(value)}")
-        value = None
-    return None if value is None else MappingProxyType(value)
+        value = {}
+    return MappingProxyType(value)
 
 
 def _embedded(attributes: Mapping[str, Any]) -> bytes | None:
@@ -333,10 +356,13 @@ def _workspace(attributes: Mapping[str, Any], notes: _Notes) -> PurePath | None:
     return taken
 
 
-def _code(space: object, file: str) -> str | None:
+def _code(space: object, file: str, notes: _Notes) -> str | None:
     files = _attributes(space).get("file_dict")
     code = files.get(file) if isinstance(files, dict) else None
-    return code if isinstance(code, str) else None
+    if not isinstance(code, str):
+        return None
+    notes.budget.spend(code)
+    return code
 
 
 def _foreign(what: str) -> SnapshotError:

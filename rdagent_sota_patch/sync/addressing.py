@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import httpx
 
 from rdagent_sota_patch.errors import ApiError
@@ -37,16 +35,6 @@ def parse_url(text: str) -> tuple[str, str]:
     if url.query or url.fragment:
         raise ApiError("bad-api-url", f"{text!r} has a query or a fragment.", hint)
     return str(url).rstrip("/"), url.host
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine itself."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_token(token: str) -> str:

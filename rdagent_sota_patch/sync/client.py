@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.errors import ApiError, Problem
+from rdagent_sota_patch.results.hosts import is_loopback
 from rdagent_sota_patch.results.schemas import ProblemDocument, SotaFactorAnchor, TaskList, TaskManifest
-from rdagent_sota_patch.sync.addressing import check_task_id, check_token, is_loopback, parse_url
+from rdagent_sota_patch.sync.addressing import check_task_id, check_token, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

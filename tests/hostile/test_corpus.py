@@ -338,7 +338,7 @@ def test_a_hostile_object_inside_a_session() -> None:
     )
     put(Path("log"), 0, "0_record", saved_loop((experiment, feedback(True)), knowledge_base=bad))
     (record,) = read_session(Path("log")).experiments
-    assert (record.metrics, record.workspace, record.sota_source, record.hypothesis) == ({}, None, None, "")
+    assert (record.metrics, record.workspace, record.sota_source, record.hypothesis) == ({}, None, {}, "")
     assert len(record.unread) == 6
     assert not Path("owned").exists()
 

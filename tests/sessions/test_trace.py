@@ -132,7 +132,7 @@ def test_what_the_plugin_recorded_comes_back() -> None:
         "factors": ["A"],
     }
     hidden = read_one(model_experiment(sota_source={"x": Made("os", "system", ("true",))}))
-    assert hidden.sota_source is None
+    assert hidden.sota_source == {}
     assert hidden.unread == ("sota_source: not plain data: os:system",)
     assert read_one(model_experiment(sota_source=[1])).unread == ("sota_source: not a mapping: list",)
 
