@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CONFIG_NAME = "conf_sota_factors_model.yaml"
 """RD-Agent's template for models on mined factors."""
 
+_RUNNER_FILE = "scenarios/qlib/developer/model_runner.py"
+
 MODEL_TEMPLATE = f"scenarios/qlib/experiment/model_template/{CONFIG_NAME}"
 
 
@@ -74,7 +76,11 @@ def find_host() -> HostSource:
             "rdagent is not installed in this Python environment.",
             "Install rdagent-sota-patch into the environment that runs `rdagent`.",
         )
-    return HostSource(Path(next(iter(package.submodule_search_locations))), _version())
+    folders = [Path(folder) for folder in package.submodule_search_locations]
+    # A namespace package: an uninstalled release leaves folders that Python finds first and has nothing to take from.
+    return HostSource(
+        next((folder for folder in folders if (folder / _RUNNER_FILE).is_file()), folders[0]), _version()
+    )
 
 
 def find_host_if_any() -> HostSource | None:

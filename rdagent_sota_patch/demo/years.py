@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
 from rdagent_sota_patch.demo.market import MarketSpec
+from rdagent_sota_patch.host_source import MODEL_TEMPLATE, find_host_if_any
 
-_TEMPLATE = "scenarios/qlib/experiment/model_template/conf_sota_factors_model.yaml"
 _VARIABLE = "{{ train_start"
 
 
@@ -56,8 +54,6 @@ def host_market() -> MarketSpec:
 
 
 def _has_fixed_dates() -> bool:
-    package = importlib.util.find_spec("rdagent")
-    if package is None or not package.submodule_search_locations:
-        return False
-    template = Path(next(iter(package.submodule_search_locations)), _TEMPLATE)
-    return template.is_file() and _VARIABLE not in template.read_text(encoding="utf-8")
+    host = find_host_if_any()
+    template = host.read(MODEL_TEMPLATE) if host else ""
+    return bool(template) and _VARIABLE not in template

@@ -134,12 +134,12 @@ def on(*names: str) -> Callable[..., Any]:
 
 
 @on("fork", "between")
-def test_the_model_was_trained_on_what_the_record_says(job: Job) -> None:
+def test_the_model_was_trained_on_what_the_record_says(job: Job, sandbox: Sandbox) -> None:
     """Weights, fitted processors and ``sota_source.json`` agree; where Alpha is on by default there, it is in."""
     assert job.model is not None
     alpha = ALPHA_COUNT if job.name == "fork" else 0
     mined = MINED[job.name]
-    trained, usage = look_at_training(job.sandbox, job.model), usage_of(job.model)
+    trained, usage = look_at_training(sandbox, job.model), usage_of(job.model)
     assert [factor["name"] for factor in usage["factors"]] == list(mined)
     assert usage["num_features"] == trained.num_features == trained.input_size == alpha + len(mined)
     assert set(mined) <= set(trained.fitted) and len(trained.fitted) == alpha + len(mined)
