@@ -73,8 +73,9 @@ def keeping_weights(loop: Any, snapshot: Path, limit: int) -> Iterator[None]:
     _forget_all_but([data for _, data in kept])
     keepers = {id(experiment) for experiment, _ in kept}
     for experiment, _ in loop.trace.hist:
-        if recorded_weights(experiment) is not None:
-            mark_embedded(experiment, id(experiment) in keepers)
+        if (weights := recorded_weights(experiment)) is not None:
+            held = id(experiment) in keepers or _keeps_itself(experiment, weights["sha256"])
+            mark_embedded(experiment, held)
     for experiment, data in kept:
         experiment.sub_workspace_list.append(_carry(data))
     try:
@@ -111,7 +112,7 @@ def _kind_of(experiment: Any) -> str | None:
 def _weights_of(experiment: Any, limit: int) -> bytes | None:
     """The weights to keep with an accepted experiment; None, and a word on why, where there are none to keep."""
     weights = recorded_weights(experiment)
-    if weights is None or limit == 0:
+    if weights is None or limit == 0 or _keeps_itself(experiment, weights["sha256"]):
         return None
     if weights["size"] > limit:
         _tell(
@@ -129,6 +130,15 @@ def _weights_of(experiment: Any, limit: int) -> bytes | None:
             weights["sha256"], f"{error}.", "Restore the workspace and resume the run, and they will be kept."
         )
         return None
+
+
+def _keeps_itself(experiment: Any, sha256: str) -> bool:
+    """Whether RD-Agent's own code keeps these very weights with the experiment, as that of some checkouts does."""
+    return any(
+        isinstance(data, bytes) and hashlib.sha256(data).hexdigest() == sha256
+        for space in experiment.sub_workspace_list
+        for data in (space.file_dict.get(name) for name in EMBEDDED_NAMES if space is not None)
+    )
 
 
 def _tell(sha256: str, why: str, hint: str) -> None:

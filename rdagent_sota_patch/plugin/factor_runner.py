@@ -26,7 +26,7 @@ from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.feeding import put_in_front, require_unchanged
 from rdagent_sota_patch.plugin.inheritance import complete_result, without_inherited
-from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
+from rdagent_sota_patch.plugin.synthetic import make_base, make_sota_experiment
 from rdagent_sota_patch.plugin.traits import installed_traits
 from rdagent_sota_patch.plugin.usage import (
     SCHEMA_VERSION,
@@ -140,14 +140,13 @@ def _sota_result(runner: Any, exp: Any, sota: ActiveSota, develop: Any) -> pd.Se
     measured = _measured.get(sota.table.fingerprint)
     if measured is None:
         logger.info("The SOTA factors' own result is not known; they are back-tested once, as they are.")
-        alone, placeholder = make_sota_experiment(sota, whole=True), make_placeholder({})
-        alone.based_experiments = [placeholder]
+        alone = make_sota_experiment(sota, whole=True)
+        alone.based_experiments = [make_base()]
         if hasattr(exp, "base_features"):
             alone.base_features = exp.base_features
         try:
             measured = develop(runner, alone).result
         finally:
-            placeholder.experiment_workspace.clear()
             alone.experiment_workspace.clear()
         _measured[sota.table.fingerprint] = measured
     return measured

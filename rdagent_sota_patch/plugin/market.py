@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.factors.checks import check_instruments
-from rdagent_sota_patch.host_source import MODEL_TEMPLATE, find_host
+from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.errors import Problem
     from rdagent_sota_patch.factors.table import FactorTable
-
-_PROVIDER = re.compile(r'^\s*provider_uri:\s*"?([^"\n]+?)"?\s*$', re.MULTILINE)
-_MARKET = re.compile(r"^market: &market (\S+)\s*$", re.MULTILINE)
 
 
 def check_market(table: FactorTable) -> list[Problem]:
@@ -31,8 +27,8 @@ def check_market(table: FactorTable) -> list[Problem]:
 
 def _instruments_file() -> Path | None:
     """Qlib's list of the market's instruments: ``<provider>/instruments/<market>.txt``, tab-separated."""
-    template = find_host().read(MODEL_TEMPLATE)
-    provider, market = _PROVIDER.search(template), _MARKET.search(template)
+    template = installed_traits().template
+    provider, market = template.scalar("provider_uri"), template.scalar("market")
     if provider is None or market is None:
         return None
-    return Path(provider[1]).expanduser() / "instruments" / f"{market[1]}.txt"
+    return Path(provider).expanduser() / "instruments" / f"{market}.txt"

@@ -28,6 +28,7 @@ from rdagent_sota_patch.plugin.host import factor_data_folder, table_store
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.plugin.synthetic import (
     coder_feedback,
+    make_base,
     make_hypothesis,
     make_placeholder,
     metrics_series,
@@ -80,7 +81,8 @@ def rebuild_table(source: Source) -> Path:
         copy_table(_develop_without_backtest(restored), target, durable=True)
     finally:
         for other in (restored, *restored.based_experiments):
-            other.experiment_workspace.clear()
+            if other.experiment_workspace is not None:
+                other.experiment_workspace.clear()
     return target
 
 
@@ -112,7 +114,8 @@ def _restore_all(experiment: ExperimentRecord) -> QlibFactorExperiment:
         for workspace in workspaces.values():
             workspace.clear()
     restored = [_restore(record, row, executed) for row, record in enumerate(records)]
-    restored[-1].based_experiments = [make_placeholder({}), *restored[:-1]]
+    before = restored[:-1]
+    restored[-1].based_experiments = [make_placeholder({}), *before] if before else [make_base()]
     return restored[-1]
 
 

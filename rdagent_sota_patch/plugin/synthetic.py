@@ -8,11 +8,12 @@ sub-workspace whose feedback is true (``process_factor_data`` in ``rdagent/scena
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rdagent.components.coder.CoSTEER.evaluators import CoSTEERMultiFeedback, CoSTEERSingleFeedback
 from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
+from rdagent.core.experiment import Experiment
 from rdagent.core.proposal import Hypothesis
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
@@ -89,6 +90,18 @@ def make_placeholder(metrics: Mapping[str, float]) -> QlibFactorExperiment:
     placeholder = QlibFactorExperiment(sub_tasks=[])
     placeholder.result = metrics_series(metrics)
     return placeholder
+
+
+def make_base() -> Experiment[Any, Any, Any]:
+    """What an experiment is built on that has no factors before it: something with a result, and no factor experiment.
+
+    RD-Agent takes new factors only into an experiment that is built on another. A placeholder would do where two
+    factor experiments are needed for its table of older ones; a runner that takes one for enough would look for factors
+    in it, and find none.
+    """
+    base: Experiment[Any, Any, Any] = Experiment(sub_tasks=[])
+    base.result = metrics_series({})
+    return base
 
 
 def make_sota_experiment(sota: ActiveSota, whole: bool) -> QlibFactorExperiment:

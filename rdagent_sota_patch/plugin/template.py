@@ -84,10 +84,12 @@ class Template:
         return any(self._value(node) == file for node in self._nodes if isinstance(node, yaml.ScalarNode))
 
     def scalar(self, key: str) -> str | None:
-        """The first value of ``key``, wherever it is, where that is a text."""
+        """The first value of ``key``, wherever it is; a variable's default, and None where there is neither."""
         for node in self._nodes:
-            if isinstance(node, yaml.MappingNode) and isinstance(value := _child(node, key), yaml.ScalarNode):
-                return str(self._value(value))
+            value = _child(node, key)
+            text = self._value(value) if isinstance(value, yaml.ScalarNode) else None
+            if text is not None:
+                return text if isinstance(text, str) else text.default
         return None
 
     def alpha(self) -> AlphaFeatures:

@@ -12,11 +12,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pytest_mock import MockerFixture
 from typer.testing import CliRunner, Result
 
+from rdagent_sota_patch import environment
 from rdagent_sota_patch._startup import AttachFinder
 from rdagent_sota_patch.cli import app
 from rdagent_sota_patch.factors.provenance import read_provenance
+from rdagent_sota_patch.plugin import traits
 from rdagent_sota_patch.settings import Settings
 from tests.patching.released import LOOP, write_source
 from tests.sessions.generated_log import KEY, METRICS, PlannedLoop, generate_log
@@ -247,6 +250,45 @@ def test_doctor_reads_dotenv(log: Path, tmp_path: Path) -> None:
         f"LOAD_SOTA_FROM_WORKSPACE=yes\nSOTA_WORKSPACE_PATH={tmp_path / 'w'}\n", encoding="utf-8"
     )
     assert json.loads(run("doctor", "--json").stdout)["source"]["kind"] == "workspace"
+
+
+@pytest.mark.parametrize(("overrides", "alpha"), [(False, 0), (True, 20)])
+def test_doctor_says_where_a_value_comes_from(
+    overrides: bool,
+    alpha: int,
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mocker: MockerFixture,
+) -> None:
+    """Environment and ``.env`` differ: the host's own order decides, and both values are told."""
+    mocker.patch.dict(os.environ)
+    for module in (environment, traits):
+        mocker.patch.object(module, "find_override", return_value="app/cli.py:13" if overrides else None)
+    write_table(tmp_path / "w")
+    Path(".env").write_text("USE_ALPHA_FACTORS=true\nOPENAI_API_KEY=secret\n", encoding="utf-8")
+    monkeypatch.setenv("OPENAI_API_KEY", "another secret")
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "false")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(tmp_path / "w"))
+    result = run("doctor", "--json")
+    document = json.loads(result.stdout)
+    assert document["alpha_factors"] == alpha
+    assert document["settings"] == [
+        {
+            "name": "USE_ALPHA_FACTORS",
+            "environment": "false",
+            "env_file": "true",
+            "in_force": "env_file" if overrides else "environment",
+        }
+    ]
+    (notice,) = [notice for notice in document["notices"] if notice["slug"] == "two-values"]
+    assert "'false' in the environment and 'true' in .env" in notice["message"]
+    assert ("the file's value" in notice["message"]) is overrides
+    assert "secret" not in result.stdout
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "false")
+    told = run("doctor")
+    assert "two-values" in told.stdout + told.stderr
 
 
 def test_dotenv_of_another_encoding_is_told(log: Path) -> None:

@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 from pytest_mock import MockerFixture
 
+from rdagent_sota_patch import alpha_switch
 from rdagent_sota_patch.errors import HostError, SourceError, TableError
 from rdagent_sota_patch.factors.segments import Segments
 from rdagent_sota_patch.factors.table import read_factor_table
+from rdagent_sota_patch.host_source import HostSource
+from rdagent_sota_patch.plugin import doctor
 from rdagent_sota_patch.settings import Settings
 
 SEGMENTS = Segments(
@@ -123,3 +126,36 @@ def test_store_that_cannot_be_made_is_an_error(active: Any, table: Path, tmp_pat
     frame.to_parquet(tmp_path / "plain.parquet")
     with pytest.raises(HostError, match="cannot-write"):
         active.prepare_sota(settings_for(tmp_path / "plain.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("text", "used", "left"),
+    [(None, True, "true"), ("True", True, "true"), ("1", True, "true"), ("off", False, "false")],
+)
+def test_a_checkout_that_reads_the_switch_itself(
+    text: str | None,
+    used: bool,
+    left: str,
+    active: Any,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mocker: MockerFixture,
+) -> None:
+    """What the doctor announces, the run does, and RD-Agent's own code is told the same."""
+    runner = tmp_path / "rdagent" / "scenarios" / "qlib" / "developer" / "model_runner.py"
+    runner.parent.mkdir(parents=True)
+    runner.write_text('use = os.getenv("USE_ALPHA_FACTORS", "true") == "true"\n', encoding="utf-8")
+    mocker.patch.dict(os.environ)
+    mocker.patch.object(alpha_switch, "find_host_if_any", return_value=HostSource(tmp_path / "rdagent"))
+    if text is not None:
+        monkeypatch.setenv("USE_ALPHA_FACTORS", text)
+    announced = doctor.diagnose().settings
+    assert announced is not None and announced.use_alpha_factors is used
+    settings = settings_for(table)
+    slugs = [notice.slug for notice in settings.notices()]
+    assert slugs == {None: ["alpha-from-host"], "True": ["alpha-spelling"], "1": ["alpha-spelling"]}.get(
+        text, []
+    )
+    assert active.prepare_sota(settings).use_alpha is used
+    assert os.environ["USE_ALPHA_FACTORS"] == left

@@ -326,3 +326,24 @@ def test_rdagent_runs_the_factor_again(run: Run, make_factor: Factory, mocker: M
 def test_any_bytes_are_weights(data: bytes, run: Run, make_factor: Factory) -> None:
     """Nothing looks into the weights."""
     assert readers_way(run.finish(make_factor("First", data), True)) == data
+
+
+def test_what_rdagent_keeps_itself_is_not_kept_twice(run: Run, make_factor: Factory) -> None:
+    """A checkout whose runner puts the weights into a sub-workspace gets no second copy, and they count as kept."""
+    experiment = make_factor("First", b"weights of the first")
+    experiment.sub_workspace_list[0].file_dict["params.pkl"] = b"weights of the first"
+    snapshot = run.finish(experiment, True)
+    (space,) = load(snapshot).trace.hist[0][0].sub_workspace_list
+    assert space.file_dict["params.pkl"] == b"weights of the first"
+    assert experiment.model_artifacts["embedded"] is True
+    assert run.records()[0].embedded_weights == b"weights of the first"
+
+
+def test_other_bytes_of_rdagent_are_no_weights_of_this_back_test(run: Run, make_factor: Factory) -> None:
+    """Bytes left from elsewhere do not count: the back-test's own weights are kept beside them."""
+    experiment = make_factor("First", b"weights of the first")
+    experiment.sub_workspace_list[0].file_dict["params.pkl"] = b"of another run"
+    snapshot = run.finish(experiment, True)
+    spaces = load(snapshot).trace.hist[0][0].sub_workspace_list
+    assert [space.file_dict.get("model.pkl") for space in spaces] == [None, b"weights of the first"]
+    assert len(experiment.sub_workspace_list) == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -314,3 +316,50 @@ def test_other_upstream_is_refused(runner: Any) -> None:
 
     with pytest.raises(HostError, match="host-changed"):
         attach_factor_runner(ModuleType("rdagent.scenarios.qlib.developer.factor_runner"))
+
+
+def test_a_runner_that_takes_one_factor_experiment(
+    runner: Any,
+    make_factors: Factory,
+    make_sota: Factory,
+    make_experiment: Factory,
+    backtest: list[dict[str, Any]],
+    mocker: MockerFixture,
+) -> None:
+    """With `>= 1` in the place of `> 1`, factors and models are fed alike: no placeholder is searched for factors."""
+    from rdagent.scenarios.qlib.developer import factor_runner as upstream_factors
+    from rdagent.scenarios.qlib.developer import model_runner as upstream_models
+
+    from rdagent_sota_patch.plugin import factor_runner, model_runner
+
+    lenient = {
+        module: _with_threshold_one(module, bare)
+        for module, bare in (
+            (upstream_factors, upstream_factors.QlibFactorRunner.develop.__wrapped__),
+            (upstream_models, model_runner._develop_upstream),
+        )
+    }
+    sota = make_sota()
+    unknown = replace(sota, source=replace(sota.source, metrics=MappingProxyType({})))
+    outcome = factor_runner._develop_on_sota(runner, make_factors("New"), unknown, lenient[upstream_factors])
+    assert names_in(outcome) == ["Gap", "KLEN", "New"]
+    assert outcome.based_experiments[0].result["IC"] == 0.1 and len(backtest) == 2
+    mocker.patch.object(model_runner, "_develop_upstream", lenient[upstream_models])
+    mocker.patch.object(model_runner, "active_sota", return_value=sota)
+    model = model_runner.SotaModelRunner(None).develop(make_experiment())
+    assert model.sota_source["num_features"] == 21
+    assert (
+        backtest[-1]["env"]["num_features"] == "21" and backtest[-1]["name"] == "conf_sota_factors_model.yaml"
+    )
+
+
+def _with_threshold_one(module: ModuleType, develop: Any) -> Any:
+    """The released ``develop`` that takes a single factor experiment for enough."""
+    source = textwrap.dedent(inspect.getsource(develop))
+    changed = source[source.index("def develop") :].replace(
+        "experiments_list) > 1:", "experiments_list) >= 1:"
+    )
+    assert changed not in source
+    scope = dict(vars(module))
+    exec(changed, scope)
+    return scope["develop"]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -355,3 +356,108 @@ def test_a_result_that_an_older_release_kept_is_proven_when_it_is_taken(
         assert "proof" not in develop(make_experiment(), make_sota()).sota_source
     assert develop(make_experiment(), make_sota()).sota_source["proof"]["status"] == "proven"
     assert len(backtest) == 1
+
+
+def test_weights_in_a_workspace_are_no_input(
+    rdagent: Path, make_experiment: Factory, make_sota: Factory, mocker: MockerFixture
+) -> None:
+    """Some checkouts put a back-test's weights into `file_dict`; the key is that of the code, and other bytes count."""
+    from rdagent_sota_patch.plugin import model_runner
+
+    mocker.patch.object(model_runner, "active_sota", return_value=make_sota())
+    experiment = make_experiment()
+    reference = model_runner.run_key(None, experiment)
+    files = experiment.sub_workspace_list[0].file_dict
+    files.update({"model.pkl": b"1" * 1000, "params.pkl": b"2" * 1000})
+    assert model_runner.run_key(None, experiment) == reference
+    files["scaler.bin"] = b"3"
+    keys = {reference, model_runner.run_key(None, experiment)}
+    files["scaler.bin"] = b"4"
+    assert len({*keys, model_runner.run_key(None, experiment)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("there", "whole"),
+    [(("ret.pkl",), True), (("ret.parquet",), True), (("ret.pkl", "ret.parquet"), True), ((), False)],
+)
+def test_either_file_of_returns_is_enough(
+    there: tuple[str, ...],
+    whole: bool,
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    mocker: MockerFixture,
+) -> None:
+    """Where RD-Agent looks for either, a workspace with one of them, or both, is whole."""
+    from rdagent_sota_patch.plugin import model_runner
+
+    workspace = develop(make_experiment(), make_sota()).experiment_workspace.workspace_path
+    for left in workspace.glob("ret.*"):
+        left.unlink()
+    for name in there:
+        (workspace / name).write_bytes(b"")
+    traits = SimpleNamespace(returns_names=("ret.parquet", "ret.pkl"))
+    mocker.patch.object(model_runner, "installed_traits", return_value=traits)
+    assert model_runner._is_whole(workspace) is whole
+
+
+def test_three_attempts_are_fed_alike(
+    develop: Factory,
+    make_experiment: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    table: Path,
+) -> None:
+    """A runner that tries again with another dataset class gets the table and the count each time."""
+    from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
+
+    once = QlibFBWorkspace.execute
+    experiment = make_experiment()
+
+    def thrice(self: Any, qlib_config_name: str, run_env: dict[str, Any]) -> Any:
+        outcome = None
+        for attempt in range(3):
+            shutil.rmtree(self.workspace_path / "mlruns", ignore_errors=True)
+            outcome = once(self, qlib_config_name, {**run_env, "attempt": attempt})
+        return outcome
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QlibFBWorkspace, "execute", thrice)
+        outcome = develop(experiment, make_sota())
+    assert [call["env"]["num_features"] for call in backtest] == ["21"] * 3
+    assert [call["table"] for call in backtest] == [table.read_bytes()] * 3
+    assert outcome.sota_source["num_features"] == 21
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_another_template_of_the_same_dates(
+    moved: bool,
+    rdagent: Path,
+    make_experiment: Factory,
+    make_sota: Factory,
+    backtest: list[dict[str, Any]],
+    mocker: MockerFixture,
+) -> None:
+    """A checkout may choose a template of its own on mined factors: fed, unless its dates are other ones."""
+    from dataclasses import replace
+    from datetime import date
+
+    from rdagent_sota_patch.plugin.feeding import feeding
+
+    segments = installed_traits().segments()
+    sota = replace(make_sota(), segments=segments)
+    experiment = make_experiment()
+    workspace = experiment.experiment_workspace
+    workspace.file_dict["conf_us.yaml"] = workspace.file_dict[CONFIG_NAME]
+    if moved:
+        sota = replace(sota, segments=replace(segments, train_start=date(2001, 1, 1)))
+    with feeding(experiment, sota):
+        if moved:
+            with pytest.raises(HostError, match="2001-01-01"):
+                workspace.execute(qlib_config_name="conf_us.yaml", run_env={})
+        else:
+            workspace.execute(qlib_config_name="conf_us.yaml", run_env={})
+        with pytest.raises(HostError, match="does not load combined_factors_df"):
+            workspace.execute(qlib_config_name="conf_baseline_factors_model.yaml", run_env={})
+    assert [call["env"]["num_features"] for call in backtest] == ([] if moved else ["21"])

@@ -25,7 +25,14 @@ def main() -> int:
     options = parser.parse_args()
     place = Path(os.environ["STANDIN"])
     log = Path(os.environ["LOG_TRACE_PATH"])
-    names = ("LOAD_SOTA_FROM_LOG", "SOTA_LOG_PATH", "USE_ALPHA_FACTORS", "LOG_TRACE_PATH", "SOTA_STRICT")
+    names = (
+        "LOAD_SOTA_FROM_LOG",
+        "SOTA_LOG_PATH",
+        "USE_ALPHA_FACTORS",
+        "LOG_TRACE_PATH",
+        "SOTA_STRICT",
+        "RDAGENT_SOTA_SETTINGS",
+    )
     call = {"arguments": sys.argv[1:], "pid": os.getpid(), **{name: os.environ.get(name) for name in names}}
     with (place / "calls.jsonl").open("a", encoding="utf-8") as calls:
         calls.write(json.dumps(call) + "\n")

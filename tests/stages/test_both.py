@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
-from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch import settings
+from rdagent_sota_patch.errors import SettingsError, SotaError
+from rdagent_sota_patch.stages import both
 from rdagent_sota_patch.stages.both import Outcome, best_model, run_both
 from rdagent_sota_patch.stages.progress import Progress
 from rdagent_sota_patch.stages.revision import Wishes
@@ -54,6 +57,29 @@ def test_users_own_spelling_does_not_win(standin: Standin, monkeypatch: pytest.M
     monkeypatch.setenv("SOTA_STRICT", "false")
     run_both(begin(), observe=lambda _: None)
     assert standin.calls[1]["SOTA_STRICT"] == "true"
+
+
+def test_env_file_that_wins_does_not_undo_the_stage(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture
+) -> None:
+    """Where RD-Agent loads `.env` over the environment, the model stage still is fed what the run asks for."""
+    Path(".env").write_text("LOAD_SOTA_FROM_LOG=false\nUSE_ALPHA_FACTORS=false\n", encoding="utf-8")
+    run_both(begin())
+    model = standin.calls[1]
+    monkeypatch.setenv("RDAGENT_SOTA_SETTINGS", model["RDAGENT_SOTA_SETTINGS"])
+    mocker.patch.object(settings, "file_wins", return_value=True)
+    fed = settings.load_settings()
+    assert (fed.source, fed.sota_log_path) == (settings.SourceKind.LOG, Path(model["SOTA_LOG_PATH"]))
+    assert (fed.use_alpha_factors, fed.sota_strict) == (model["USE_ALPHA_FACTORS"] == "true", True)
+
+
+def test_log_folder_in_an_env_file_that_wins(standin: Standin, mocker: MockerFixture) -> None:
+    """A log folder that RD-Agent would take from `.env` is told before anything is started."""
+    Path(".env").write_text("LOG_TRACE_PATH=log/mine\n", encoding="utf-8")
+    mocker.patch.object(both, "file_wins", return_value=True)
+    with pytest.raises(SettingsError, match="env-file-wins"):
+        run_both(begin())
+    assert standin.calls == []
 
 
 def test_finished_run_is_not_run_again(standin: Standin) -> None:
