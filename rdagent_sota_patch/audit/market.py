@@ -82,6 +82,6 @@ def prepare_market(data: Path, cuts: int) -> Iterator[AuditMarket]:
         BundleError: ``market-data-unreadable``, ``market-data-too-short``, ``confinement-failed``.
     """
     with Jail() as jail:
-        table = read_market(data, jail=jail, lacking=True)
+        table = read_market(data, jail=jail)
         days = table.days.to_numpy().astype("datetime64[ns]")
-        yield AuditMarket(table, days, choose_cuts(MarketDays(days, table.lacking), cuts), jail)
+        yield AuditMarket(table, days, choose_cuts(MarketDays(days, table.presence.lacking), cuts), jail)

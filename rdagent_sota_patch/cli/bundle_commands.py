@@ -162,7 +162,7 @@ def verify(
 
     market = None
     if data is not None or qlib_dir is not None:
-        market = MarketFiles(data, (qlib_dir or QLIB_DIR).expanduser())
+        market = MarketFiles(data or find_market_data(), (qlib_dir or QLIB_DIR).expanduser())
     limits = Limits(seconds=timeout, memory_mb=memory)
     run_verify(bundle, VerifyOptions(market, trust, key_file, limits, jobs), as_json)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED
 from rdagent_sota_patch.bundle.folder import require_free
 from rdagent_sota_patch.bundle.signing import read_key
-from rdagent_sota_patch.cli.output import clean, err, out, print_json, tell_of_open_ways
+from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_problems, tell_of_open_ways
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.exporting.export import Exported, ExportOptions, export_bundle, factor_codes
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -56,19 +56,20 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     options = replace(options, key=key, roots=tuple(load_settings().sota_workspace_root))
     with _status() as report:
         if files.data is not None:
-            from rdagent_sota_patch.audit.auditing import audit_factors
+            from rdagent_sota_patch.audit.auditing import examine_factors
             from rdagent_sota_patch.audit.kept import keep_audit
 
             tell_of_open_ways()
 
             codes = factor_codes(session, options.chosen_stage, options.roots)
-            audit = audit_factors(
+            audited = examine_factors(
                 codes,
                 files.data,
                 report=lambda name, done, all_: report(f"auditing, {done} of {all_} factors"),
             )
-            keep_audit(audit, files.data)
-            options = replace(options, audit=audit)
+            print_problems(audited.notices, style="yellow", mark="!")
+            keep_audit(audited.audit, files.data)
+            options = replace(options, audit=audited.audit)
         exported = export_bundle(session, files.target, options, report)
     if as_json:
         print_json(_to_plain(exported))

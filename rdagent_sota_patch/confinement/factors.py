@@ -19,7 +19,7 @@ from rdagent_sota_patch.confinement.frames import Unreadable, read_frame
 from rdagent_sota_patch.confinement.jail import Attempt, Jail, over_limit
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.confinement.supervision import Ending, which_limit
-from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.errors import BundleError, Problem
 
 _HERE = Path(__file__).parent
 _PLAN, _OUTCOMES, _CODE = "plan.json", "outcomes.json", "code.txt"
@@ -27,17 +27,28 @@ _PLAN, _OUTCOMES, _CODE = "plan.json", "outcomes.json", "code.txt"
 _PREPARATION = 30.0
 """Seconds for what is done around the runs; a run's own limit is its code's."""
 
-_SAID = {
-    "factor-failed": "The code of factor {} failed",
-    "factor-over-limit": "The code of factor {} was ended",
-    "factor-bad-result": "The result of factor {} is not usable",
+_FAILURES = {
+    failure.slug: failure
+    for failure in (
+        Problem(
+            "factor-failed",
+            "The code of factor {} failed",
+            "It ran confined: no network, no files but its own and the market data. Check that the data has the "
+            "columns and the history that the code asks for.",
+        ),
+        Problem(
+            "factor-over-limit",
+            "The code of factor {} was ended",
+            "Raise --timeout or --memory if it is meant to need that.",
+        ),
+        Problem(
+            "factor-bad-result",
+            "The result of factor {} is not usable",
+            "Its code has to write result.h5 with one column of numbers by datetime and instrument.",
+        ),
+    )
 }
-_HINTS = {
-    "factor-failed": "It ran confined: no network, no files but its own and the market data. Check that the data has "
-    "the columns and the history that the code asks for.",
-    "factor-over-limit": "Raise --timeout or --memory if it is meant to need that.",
-    "factor-bad-result": "Its code has to write result.h5 with one column of numbers by datetime and instrument.",
-}
+"""What a failed run comes to, by its slug; the message goes on with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +167,16 @@ def run_factor(
         if ran.missing:
             raise _file_missing(name, ran)
         if ran.slug:
-            said = {
-                "factor-failed": "The code of factor {} failed: ",
-                "factor-over-limit": "The code of factor {} was ended: ",
-            }
-            begins = said.get(ran.slug, "The result of factor {} is not usable: ").format(name)
-            raise BundleError(ran.slug, f"{begins}{ran.reason}.", _HINTS[ran.slug])
+            raise _failed(ran.slug, name, ran.reason)
         try:
             return FactorOutcome(ran.values(), ran.log, ran.seconds)
         except Unreadable as error:
-            raise BundleError(
-                "factor-bad-result",
-                f"{_SAID['factor-bad-result'].format(name)}: {error}.",
-                _HINTS["factor-bad-result"],
-            ) from error
+            raise _failed("factor-bad-result", name, str(error)) from error
+
+
+def _failed(slug: str, name: str, reason: str) -> BundleError:
+    failure = _FAILURES[slug]
+    return BundleError.of([replace(failure, message=f"{failure.message.format(name)}: {reason}.")])
 
 
 def _file_missing(name: str, ran: Run) -> BundleError:

@@ -47,7 +47,7 @@ class _FileHeader(BaseModel):
     instruments: list[str] = []
     rows: int = 0
     dated: bool = False
-    lacking: bool = False
+    presence: bool = False
 
 
 class _Survey(BaseModel):
@@ -75,22 +75,36 @@ class SurveyedFile:
     fault: str = ""
 
 
-def read_survey(
-    path: Path, names: Sequence[str]
-) -> tuple[dict[str, SurveyedFile], np.ndarray[Any, np.dtype[np.int64]]]:
-    """What a survey found of each file, and by day of the first how many stocks lack data, if that was counted.
+@dataclass(frozen=True, slots=True, eq=False)
+class Presence:
+    """Who was traded when, of ``daily_pv.h5``.
+
+    Attributes:
+        lacking: By day, the number of stocks without data that have some on a later day.
+        traded: By day and stock, both sorted: whether it has any number.
+    """
+
+    lacking: np.ndarray[Any, np.dtype[np.int64]]
+    traded: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def read_survey(path: Path, names: Sequence[str]) -> tuple[dict[str, SurveyedFile], Presence]:
+    """What a survey found of each file, and of the first who was traded when.
 
     Raises:
         Unreadable: It is no survey of these files.
     """
-    lacking: np.ndarray[Any, np.dtype[np.int64]] = np.empty(0, dtype=np.int64)
+    presence = Presence(np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool))
     found: dict[str, SurveyedFile] = {}
     with path.open("rb") as file:
         survey = _read_header(file, _Survey)
         for header in survey.files:
             days = _read_days(file) if header.dated else None
-            if days is not None and header.lacking:
-                lacking = _read_array(file, "i", len(days))
+            if days is not None and header.presence:
+                shape = len(days), len(header.instruments)
+                lacking = _read_array(file, "i", shape[0])
+                bits = np.unpackbits(_read_array(file, "u", -(-shape[0] * shape[1] // 8)))
+                presence = Presence(lacking, bits[: shape[0] * shape[1]].reshape(shape).astype(bool))
             found[header.name] = SurveyedFile(
                 header.name,
                 days,
@@ -101,7 +115,7 @@ def read_survey(
             )
     if list(found) != list(names):
         raise Unreadable("it tells of other files than those asked for")
-    return found, lacking
+    return found, presence
 
 
 def read_frame(path: Path) -> pd.DataFrame:

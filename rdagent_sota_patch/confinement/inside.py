@@ -3,8 +3,8 @@
 HDF5 files may hold pickles that their reader loads. This file is sent in as it is; nothing here imports the package.
 What comes out is numbers and JSON: see `frames` for the layout.
 
-Where a table has its dates, in this order: an index level or column called as in `KNOWN_DATES`; the latest of all
-levels and columns of a datetime type; a column of texts that are all written 2024-01-31. Texts and whole numbers
+Where a table has its dates: an index level or column called as in `KNOWN_DATES`; otherwise all levels and columns of a
+datetime type, or of texts that are all written 2024-01-31, of which a row's latest counts. Texts and whole numbers
 (20240131) count as dates where the name says so, and are an error where not all of them are dates.
 """
 
@@ -71,13 +71,13 @@ class Part:
 # ------------------------------------------------------------------------------------------------ what is surveyed
 
 
-def survey(names: Sequence[str], target: str, *, lacking: bool) -> None:
-    """Write what each file holds: a header, the days of each table that has some, and, if wanted, who lacks data."""
+def survey(names: Sequence[str], target: str) -> None:
+    """Write what each file holds: a header, the days of each table that has some, and of the first who was traded."""
     headers: list[dict[str, Any]] = []
     arrays: list[np.ndarray] = []
     for name in names:
         try:
-            header, own = survey_file(Path(name), lacking=lacking and name == MAIN)
+            header, own = survey_file(Path(name))
         except Exception as error:  # noqa: BLE001 - whatever a stranger's file leads to is said outside
             header, own = {"fault": _fault(error)}, []
         headers.append({"name": name, **header})
@@ -85,8 +85,8 @@ def survey(names: Sequence[str], target: str, *, lacking: bool) -> None:
     _save(target, {"files": headers}, *arrays)
 
 
-def survey_file(path: Path, *, lacking: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """One file: its header; its days, if it has some, and by day how many stocks lack data, if that is wanted."""
+def survey_file(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """One file: its header; its days, if it has some; and of `MAIN`, what `_presence` gives."""
     columns: dict[str, None] = {}
     stocks: set[str] = set()
     days: list[np.ndarray] = []
@@ -110,10 +110,10 @@ def survey_file(path: Path, *, lacking: bool) -> tuple[dict[str, Any], list[np.n
         days.append(np.asarray(unique, dtype="datetime64[ns]"))
         if coded is not None and name in part.index and len(part.index) == 2:
             _refuse_twice(places, unique, coded)
-            if lacking:
-                more = [_lacking(part.frame, places, len(unique), coded)]
+            if path.name == MAIN:
+                more = _presence(part.frame, places, len(unique), coded)
     header: dict[str, Any] = {"columns": list(columns), "instruments": sorted(stocks), "rows": rows}
-    header |= {"dated": dated, "lacking": bool(more)}
+    header |= {"dated": dated, "presence": bool(more)}
     return header, [np.unique(np.concatenate(days)), *more] if dated else []
 
 
@@ -142,11 +142,22 @@ def _refuse_twice(days: np.ndarray, day_names: Any, stocks: Coded) -> None:
     raise Unfit(f"{pd.Timestamp(day_names[days_twice[0]]):%Y-%m-%d} has more than one row of {listed}{also}")
 
 
-def _lacking(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) -> np.ndarray:
-    has = np.zeros((count, len(stocks.values)), dtype=bool)
-    has[days, stocks.codes] = frame.notna().all(axis=1).to_numpy()
+def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) -> list[np.ndarray]:
+    """By day, how many stocks lack data that they have on a later day; and by day and stock, sorted, who has any, as
+    packed bits: a halted stock has no row, or one of NaN.
+    """
+    present = stocks.present()
+    order = present[np.argsort(np.asarray(stocks.values[present], dtype=object))]
+    columns = np.zeros(len(stocks.values), dtype=np.int64)
+    columns[order] = np.arange(len(order))
+    known = (days >= 0) & (stocks.codes >= 0)
+    rows, places = days[known], columns[stocks.codes[known]]
+    has, traded = np.zeros((2, count, len(order)), dtype=bool)
+    filled = frame.notna()
+    has[rows, places] = filled.all(axis=1).to_numpy()[known]
+    traded[rows, places] = filled.any(axis=1).to_numpy()[known]
     later = np.logical_or.accumulate(has[::-1])[::-1]
-    return np.asarray((later & ~has).sum(axis=1, dtype=np.int64))
+    return [(later & ~has).sum(axis=1, dtype=np.int64), np.packbits(traded)]
 
 
 # ------------------------------------------------------------------------------------------------ where the dates are
@@ -169,8 +180,8 @@ def date_fields(fields: Mapping[str, Field]) -> tuple[str, ...]:
     for known in KNOWN_DATES:
         if known in by_name and not pd.api.types.is_float_dtype(fields[by_name[known]]().values.dtype):
             return (by_name[known],)
-    dated = tuple(name for name, field in fields.items() if _are_dates(field().values))
-    return dated or tuple(name for name, field in fields.items() if _are_iso_texts(field().values))[:1]
+    found = ((name, field().values) for name, field in fields.items())
+    return tuple(name for name, values in found if _are_dates(values) or _are_iso_texts(values))
 
 
 def _are_dates(values: Any) -> bool:

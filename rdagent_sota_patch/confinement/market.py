@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from rdagent_sota_patch.confinement.data_folder import DataFolder, look_into
-from rdagent_sota_patch.confinement.frames import SurveyedFile, Unreadable, read_frame, read_survey
+from rdagent_sota_patch.confinement.frames import Presence, SurveyedFile, Unreadable, read_frame, read_survey
 from rdagent_sota_patch.confinement.inside import MAIN, kind_of
 from rdagent_sota_patch.confinement.jail import Attempt, Jail, over_limit
 from rdagent_sota_patch.confinement.limits import Limits
@@ -54,7 +53,7 @@ class MarketTable:
         columns: Its columns, ``$close`` and the like.
         rows: Its number of rows.
         tables: Every table of the folder by its name, ``daily_pv.h5`` among them.
-        lacking: By day, the number of stocks without data that have some on a later day; empty if it was not asked for.
+        presence: Who was traded when.
     """
 
     data: Path
@@ -63,7 +62,7 @@ class MarketTable:
     columns: tuple[str, ...]
     rows: int
     tables: Mapping[str, SurveyedFile]
-    lacking: np.typing.NDArray[np.int64]
+    presence: Presence
     _folder: DataFolder
     _jail: Jail
     _limits: Limits
@@ -240,16 +239,13 @@ class MarketTable:
             self._made.update({key: attempt.outputs[target] for key, target in targets.items()})
 
 
-def read_market(
-    data: Path, *, jail: Jail, limits: Limits | None = None, lacking: bool = False
-) -> MarketTable:
+def read_market(data: Path, *, jail: Jail, limits: Limits | None = None) -> MarketTable:
     """Look at market data: each file's days, instruments and columns.
 
     Args:
         data: A data folder, or a ``daily_pv.h5``: key ``data``, index datetime and instrument, numbers.
         jail: Where it is read; keeps its cuts, too.
         limits: For each reading and cutting.
-        lacking: Whether to count the stocks that lack data, day by day.
 
     Raises:
         BundleError: ``market-data-unreadable``, for each file that is missing, empty, or no table that can be cut.
@@ -257,14 +253,14 @@ def read_market(
     folder = look_into(data)
     bounds = limits or Limits()
     attempt = jail.attempt(
-        _program(f"survey({list(folder.tables)!r}, {_SURVEY!r}, lacking={lacking})"),
+        _program(f"survey({list(folder.tables)!r}, {_SURVEY!r})"),
         inputs={name: folder.files[name] for name in folder.tables},
         outputs=[_SURVEY],
         limits=replace(bounds, seconds=bounds.seconds * len(folder.tables)),
     )
     _require_finished(attempt, data, bounds)
     try:
-        surveyed, counts = read_survey(attempt.outputs[_SURVEY], folder.tables)
+        surveyed, presence = read_survey(attempt.outputs[_SURVEY], folder.tables)
     except Unreadable as error:
         raise _unreadable(data, str(error)) from error
     finally:
@@ -285,7 +281,7 @@ def read_market(
         main.columns,
         main.rows,
         surveyed,
-        counts,
+        presence,
         _folder=folder,
         _jail=jail,
         _limits=bounds,

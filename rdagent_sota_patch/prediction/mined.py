@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from rdagent_sota_patch.audit.verdicts import hash_code
@@ -19,6 +20,8 @@ from rdagent_sota_patch.errors import BundleError, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from rdagent_sota_patch.audit.verdicts import FactorVerdict
     from rdagent_sota_patch.bundle.opening import Bundle
@@ -123,11 +126,11 @@ def cut_histories(factors: Sequence[MinedFactor], table: MarketTable, days: pd.D
     Raises:
         BundleError: ``market-data-unreadable``.
     """
-    first = int(table.days.searchsorted(days[0]))
+    span = int(table.days.searchsorted(days[0])), int(table.days.searchsorted(days[-1]))
     starts = {}
     for factor in factors:
         wanted = days_to_read(factor)
-        starts[factor] = 0 if wanted is None else max(0, first + 1 - wanted)
+        starts[factor] = 0 if wanted is None else _reach_back(table.presence.traded, span, wanted)
     windows = sorted(set(starts.values()))
     # Each table is read once for all windows; what no factor reads is not cut at all.
     spans = [(table.days[start], days[-1]) for start in windows]
@@ -135,6 +138,24 @@ def cut_histories(factors: Sequence[MinedFactor], table: MarketTable, days: pd.D
     by_start = dict(zip(windows, folders, strict=False))
     files = {factor: by_start[start] for factor, start in starts.items()}
     return Histories(files, folders[-1] / DATA_NAME)
+
+
+def _reach_back(traded: NDArray[np.bool_], span: tuple[int, int], wanted: int) -> int:
+    """The day from which on every stock that is traded in the span has as many rows as are wanted, or all of its own.
+
+    A stock that was halted has fewer rows than there are trading days, and code that drops empty rows counts in rows.
+
+    Args:
+        traded: By day and stock.
+        span: First and last of the days that are predicted.
+        wanted: Rows up to the first of them, that one counted.
+    """
+    first, last = span
+    alive = traded[first : last + 1].any(axis=0)
+    rows = np.cumsum(traded[first::-1, alive], axis=0, dtype=np.int32)
+    enough = np.minimum(rows[-1], wanted) if len(rows) else np.zeros(0)
+    longest = int((rows < enough).sum(axis=0).max(initial=0))
+    return max(0, first - max(longest, wanted - 1))
 
 
 def _read_by(factors: Sequence[MinedFactor]) -> frozenset[str] | None:

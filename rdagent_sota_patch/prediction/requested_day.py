@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.errors import BundleError, Problem
 from rdagent_sota_patch.prediction.eligibility import find_disagreeing, require_common_stocks
 from rdagent_sota_patch.prediction.market_days import (
     find_day_problems,
@@ -16,13 +16,13 @@ from rdagent_sota_patch.prediction.market_days import (
     read_memberships,
 )
 from rdagent_sota_patch.prediction.market_table import closes_on
+from rdagent_sota_patch.prediction.mined import days_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rdagent_sota_patch.bundle.opening import Bundle
     from rdagent_sota_patch.confinement.market import MarketTable
-    from rdagent_sota_patch.errors import Problem
     from rdagent_sota_patch.prediction.market_days import MarketFiles
     from rdagent_sota_patch.prediction.mined import Histories, MinedFactor
 
@@ -97,9 +97,40 @@ def find_days(
             )
             if problem.slug not in known
         ]
+        problems += _find_gaps(table, calendar, factors, day)
     position = int(calendar.searchsorted(day))
     days: pd.DatetimeIndex = calendar[max(0, position - steps + 1) : position + 1]
     return days, problems
+
+
+def _find_gaps(
+    table: MarketTable, calendar: pd.DatetimeIndex, factors: Sequence[MinedFactor], day: pd.Timestamp
+) -> list[Problem]:
+    """Earlier trading days that one of the two sources lacks, among those that factors read: history would shift."""
+    reads = [days_to_read(factor) for factor in factors]
+    longest = None if None in reads else max((days for days in reads if days is not None), default=1)
+    ours = table.days[table.days < day]
+    ours = ours if longest is None else ours[-longest:]
+    if not len(ours):
+        return []
+    ours = ours[ours >= calendar[0]]
+    theirs = calendar[(calendar >= max(ours[0], calendar[0])) & (calendar < day)] if len(ours) else ours
+    problems = []
+    for lacking, who, other in (
+        (theirs.difference(ours), str(table.data), "Qlib's calendar has"),
+        (ours.difference(theirs), "Qlib's calendar", f"{table.data} has"),
+    ):
+        if len(lacking):
+            shown = ", ".join(f"{one:%Y-%m-%d}" for one in lacking[:3])
+            problems.append(
+                Problem(
+                    "market-data-mismatch",
+                    f"{who} lacks {len(lacking)} trading days that {other}: {shown}"
+                    f"{' and more' if len(lacking) > 3 else ''}. The history of every factor would be shifted.",
+                    "Make daily_pv.h5 anew from the same Qlib data.",
+                )
+            )
+    return problems
 
 
 def look_at_stocks(

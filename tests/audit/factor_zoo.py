@@ -112,6 +112,11 @@ HONEST: dict[str, str] = {
         "    (close / by_stock(close).shift(3)).to_pickle('kept.pkl')\n"
         "factor = pd.read_pickle('kept.pkl')"
     ),
+    "StoreOpenedForWriting": (
+        "with pd.HDFStore('daily_pv.h5') as store:\n"
+        "    factor = store['data']['$close'] / store['data']['$open'] - 1"
+    ),
+    "ReadForAppending": "factor = pd.read_hdf('daily_pv.h5', mode='a')['$close'].sort_index() / close - 1 + volume",
     "StocksFirst": "factor = (close / by_stock(close).shift(5)).dropna().swaplevel().sort_index()",
 }
 """None sees the future."""

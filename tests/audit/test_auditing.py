@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rdagent_sota_patch.audit.auditing import AuditOptions, audit_factors
+from rdagent_sota_patch.audit.market import prepare_market
 from rdagent_sota_patch.audit.verdicts import Audit, FactorVerdict
+from rdagent_sota_patch.confinement.factors import run_trials
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.prediction.mined import MinedFactor, cut_histories, run_mined
 from tests.audit.factor_zoo import HONEST, LOOK_AHEAD, code_of, codes_of, write_market
 
 QUICK = Limits(seconds=60, memory_mb=2048)
@@ -87,15 +92,109 @@ def test_a_failure_is_no_accusation(market_file: Path) -> None:
     assert answers.pop("Seeded") is False
     assert set(answers.values()) == {None}
     assert "ZeroDivisionError" in reasons["Broken"]
-    assert "no result.h5" in reasons["Silent"]
+    assert "was not written" in reasons["Silent"]
     assert "exits with 3" in reasons["Quits"]
-    assert "longer than 8 seconds" in reasons["Endless"]
+    assert "not done after 8 seconds" in reasons["Endless"]
     assert "no value at all" in reasons["Empty"]
     assert "Two runs on the same data differ" in reasons["Random"]
     assert "values are others" in reasons["Seeded"]
     assert "It fails when the data ends on" in reasons["NeedsTheEnd"]
-    assert "not one column" in reasons["TwoColumns"]
+    assert "2 columns, not one" in reasons["TwoColumns"]
     assert "several values for one stock" in reasons["TwiceADay"]
+
+
+SECOND = """
+import os
+import pandas as pd
+net = pd.read_parquet("static_factors.parquet")["mf_net"].sort_index()
+factor = {body}
+factor.rename("Factor").to_frame().to_hdf("result.h5", key="data")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(market_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a second market file, and a table without dates."""
+    folder = tmp_path_factory.mktemp("folder")
+    shutil.copy(market_file, folder / "daily_pv.h5")
+    frame = pd.read_hdf(market_file, key="data")
+    frame[["$volume"]].rename(columns={"$volume": "mf_net"}).assign(db_pe=1.0).to_parquet(
+        folder / "static_factors.parquet"
+    )
+    pd.DataFrame({"field": ["mf_net"]}).to_csv(folder / "schema.csv", index=False)
+    return folder
+
+
+def test_every_file_of_the_folder_is_cut(folder: Path, tmp_path: Path, market_file: Path) -> None:
+    """A peek into the second file is seen, an honest factor of it is not accused, and what each reads is told."""
+    codes = {
+        "Peek": SECOND.format(body="net.groupby(level='instrument').shift(-1)"),
+        "Honest": SECOND.format(body="net.groupby(level='instrument').shift(2)"),
+        "Described": SECOND.format(body="net * len(pd.read_csv('schema.csv'))"),
+        "PricesAlone": code_of("factor = close"),
+    }
+    audit = by_name(audit_factors(codes, folder, AuditOptions(limits=QUICK, jobs=2)))
+    assert {name: verdict.causal for name, verdict in audit.items()} == {
+        "Peek": False,
+        "Honest": True,
+        "Described": True,
+        "PricesAlone": True,
+    }
+    reads = {name: [(read.name, read.dated) for read in one.reads] for name, one in audit.items()}
+    assert reads["Honest"] == [("static_factors.parquet", True)]
+    assert reads["Described"] == [("schema.csv", False), ("static_factors.parquet", True)]
+    assert reads["PricesAlone"] == [("daily_pv.h5", True)]
+    assert audit["Honest"].reads[0].columns == ("mf_net",)
+    assert audit["Honest"].lookback_days is not None and 3 <= audit["Honest"].lookback_days < 30
+    alone = by_name(audit_factors({"Honest": codes["Honest"]}, market_file, AuditOptions(limits=QUICK)))[
+        "Honest"
+    ]
+    assert alone.causal is None
+    assert "asks for static_factors.parquet, which the data folder does not have" in alone.reason
+
+
+def test_a_fallback_is_never_judged_in_place_of_the_factor(market_file: Path) -> None:
+    """Code that looks for a file that was not given, and has something else to do without it."""
+    code = (
+        "import os\nimport pandas as pd\n"
+        "df = pd.read_hdf('daily_pv.h5', key='data').sort_index()\n"
+        "if os.path.exists('static_factors.h5'):\n"
+        "    f = pd.read_hdf('static_factors.h5', key='data')['net'].groupby(level='instrument').shift(-1)\n"
+        "else:\n"
+        "    f = df['$close'] / df['$open'] * 0\n"
+        "f.rename('X').to_frame().to_hdf('result.h5', key='data', mode='w')\n"
+    )
+    verdict = by_name(audit_factors({"X": code}, market_file, AuditOptions(limits=QUICK)))["X"]
+    assert verdict.causal is None
+    assert "static_factors.h5" in verdict.reason
+
+
+@pytest.mark.parametrize("name", ["Mean20", "Neutralized", "WideDemeaned", "StocksFirst"])
+def test_audit_and_prediction_run_code_alike(market_file: Path, name: str) -> None:
+    """The same values to the last bit for the same code and day: both cut and run in the same way."""
+    code = code_of(HONEST[name])
+    with prepare_market(market_file, 8) as market:
+        day = pd.Timestamp(market.cuts[3])
+        names = frozenset(market.table.dated)
+        with run_trials(code, market.until([market.cuts[3]], names), QUICK, jail=market.jail) as (run,):
+            audited = run.values()
+        factor = MinedFactor("Factor", code, None)
+        histories = cut_histories([factor], market.table, pd.DatetimeIndex([day]))
+        predicted = run_mined(
+            histories.files, pd.DatetimeIndex([day]), limits=QUICK, jobs=1, report=lambda *_: None
+        )
+    expected = audited[audited.index.get_level_values("datetime") == day].sort_index()
+    pd.testing.assert_frame_equal(predicted, expected, check_exact=True, check_dtype=True)
+
+
+def test_a_day_appended_twice_is_no_factors_fault(market_file: Path, tmp_path: Path) -> None:
+    """One error about the data, which names the day."""
+    frame = pd.read_hdf(market_file, key="data")
+    day = frame.index.get_level_values("datetime")[100]
+    pd.concat([frame, frame.loc[[day]]]).to_hdf(tmp_path / "daily_pv.h5", key="data")
+    with pytest.raises(BundleError, match=f"{day:%Y-%m-%d} has more than one row of SH") as caught:
+        audit_factors({"A": code_of("factor = close")}, tmp_path / "daily_pv.h5")
+    assert [problem.slug for problem in caught.value.problems] == ["market-data-unreadable"]
 
 
 def test_bad_input(market_file: Path, tmp_path: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from rdagent_sota_patch.audit.comparison import NOISE, REPEATABLE, compare
-from rdagent_sota_patch.audit.panel import EMPTY, Panel, UnusableValues, read_panel
+from rdagent_sota_patch.audit.panel import EMPTY, Panel, UnusableValues, panel_of
 
 DAYS = pd.bdate_range("2020-01-01", periods=6).to_numpy("datetime64[ns]")
 STOCKS = np.array(["SH1", "SH2"])
@@ -70,50 +68,17 @@ def test_rounding_is_seen_as_small() -> None:
     assert found.excess < REPEATABLE
 
 
-def write(path: Path, frame: pd.DataFrame) -> Path:
-    frame.to_parquet(path, index=False)
-    return path
-
-
-def rows(**changes: object) -> pd.DataFrame:
-    frame = pd.DataFrame(
-        {
-            "datetime": DAYS[[1, 0, 1]].astype("int64"),
-            "instrument": ["SH2", "SH1", "SH1"],
-            "value": [3.0, 1.0, np.nan],
-        }
+def test_a_panel_is_made_of_rows_in_any_order() -> None:
+    """Days and stocks come out sorted; a stock twice on a day is no factor."""
+    index = pd.MultiIndex.from_arrays(
+        [pd.DatetimeIndex(DAYS[[1, 0, 1]]), ["SH2", "SH1", "SH1"]], names=["datetime", "instrument"]
     )
-    return frame.assign(**changes)
-
-
-def test_a_panel_is_read_in_any_order(tmp_path: Path) -> None:
-    """Days and stocks come out sorted."""
-    found = read_panel(write(tmp_path / "a.parquet", rows()))
+    values = pd.DataFrame({"f": [3.0, 1.0, np.nan]}, index=index)
+    found = panel_of(values)
     assert list(found.days) == list(DAYS[:2])
     assert list(found.stocks) == ["SH1", "SH2"]
     np.testing.assert_array_equal(found.values, [[1.0, np.nan], [np.nan, 3.0]])
     assert found.any
-    empty = rows().iloc[:0].astype({"instrument": "string"})
-    assert not read_panel(write(tmp_path / "b.parquet", empty)).any
-
-
-@pytest.mark.parametrize(
-    ("frame", "why"),
-    [
-        (rows(instrument=["SH2", "SH2", "SH2"]), "several values"),
-        (rows(value=[1, 2, 3]), "not of the form"),
-        (rows(more=1.0), "not of the form"),
-        (rows(instrument=["SH2", None, "SH1"]), "missing day or stock"),
-    ],
-)
-def test_what_is_no_factor_is_refused(tmp_path: Path, frame: pd.DataFrame, why: str) -> None:
-    """With the reason."""
-    with pytest.raises(UnusableValues, match=why):
-        read_panel(write(tmp_path / "a.parquet", frame))
-
-
-def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
-    """The jail's programs are not trusted to have written it."""
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UnusableValues, match="cannot be read"):
-        read_panel(tmp_path / "a.parquet")
+    assert not panel_of(values.iloc[:0]).any
+    with pytest.raises(UnusableValues, match="several values"):
+        panel_of(pd.concat([values, values]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rdagent_sota_patch.confinement.frames import Unreadable, read_frame, read_outline
+from rdagent_sota_patch.confinement.frames import Unreadable, read_frame, read_survey
 
 DAYS = np.array(["2024-01-01", "2024-01-02"], dtype="datetime64[ns]")
 HEADER = {"columns": ["f"], "instruments": ["a", "b"], "rows": 2}
@@ -30,7 +30,20 @@ def test_a_table_is_read(tmp_path: Path) -> None:
     frame = read_frame(path)
     assert frame.index.tolist() == [(DAYS[0], "b"), (DAYS[1], "a")]
     assert frame["f"].tolist()[0] == 1.5
-    assert read_outline(path).rows == 2
+
+
+def test_a_survey_is_held_to_what_was_asked(tmp_path: Path) -> None:
+    """Another file than those asked for, or one too few, is no answer."""
+    first = {"name": "a.h5", "rows": 2, "dated": True, "presence": True, "instruments": ["x"]}
+    header = {"files": [first, {"name": "b.csv", "rows": 1}]}
+    path = write(tmp_path / "t", header, DAYS, CODES, np.packbits([True, False]))
+    tables, presence = read_survey(path, ["a.h5", "b.csv"])
+    assert tables["a.h5"].days is not None and tables["b.csv"].days is None
+    assert presence.lacking.tolist() == [0, 1]
+    assert presence.traded.tolist() == [[True], [False]]
+    for names in (["a.h5"], ["b.csv", "a.h5"], ["a.h5", "c.csv"]):
+        with pytest.raises(Unreadable, match="other files"):
+            read_survey(path, names)
 
 
 @pytest.mark.parametrize(

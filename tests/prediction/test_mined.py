@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_patch.audit.verdicts import FactorVerdict
 from rdagent_sota_patch.bundle.documents import FACTORS_NAME, MANIFEST_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.confinement.jail import Jail
@@ -19,6 +22,7 @@ from rdagent_sota_patch.prediction.mined import (
     MinedFactor,
     cut_histories,
     days_to_read,
+    find_missing_data,
     list_mined,
     run_mined,
 )
@@ -156,3 +160,60 @@ def test_all_that_is_wrong_is_said_at_once(made: MadeMarket) -> None:
     assert "'Gap'" in problems["model-input-mismatch"]
     assert "2020-10-20" in problems["factor-empty"]
     assert told == [("factors", number, 5) for number in range(6)]
+
+
+BY_ROWS = """
+import pandas as pd
+df = pd.read_hdf("daily_pv.h5", key="data").dropna()
+mean = df.groupby(level="instrument")["$close"].transform(lambda rows: rows.rolling(20, min_periods=1).mean())
+(df["$close"] / mean - 1).astype("float64").to_frame("Rows20").to_hdf("result.h5", key="data", mode="w")
+"""
+
+
+def test_a_stock_that_was_halted_gets_as_many_rows_as_any(made: MadeMarket, tmp_path: Path) -> None:
+    """Its value is that of the whole history, however long it was away."""
+    assert made.files.data is not None
+    frame = pd.read_hdf(made.files.data, key="data")
+    stocks, days = (frame.index.get_level_values(name) for name in ("instrument", "datetime"))
+    halted = stocks.unique().sort_values()[0]
+    calendar = days.unique().sort_values()
+    frame.loc[(stocks == halted) & (days >= calendar[21]) & (days < calendar[-2]), :] = np.nan
+    frame.to_hdf(tmp_path / "daily_pv.h5", key="data")
+    last = calendar[-1:]
+    factor, whole = mined("Rows20", BY_ROWS, lookback=20), mined("Rows20", BY_ROWS)
+    with Jail() as jail:
+        table = read_market(tmp_path / "daily_pv.h5", jail=jail)
+        values = [
+            run_mined(
+                cut_histories([one], table, last).files, last, limits=Limits(), jobs=1, report=lambda *_: None
+            )
+            for one in (factor, whole)
+        ]
+        others = cut_histories([factor], table, calendar[20:21]).files[factor]
+        assert read_market(others, jail=jail).days[0] == calendar[0]
+    pd.testing.assert_frame_equal(*values, check_exact=False, rtol=1e-6)
+    assert values[0].loc[(last[0], halted), "Rows20"] != 0
+
+
+def test_all_that_the_folder_lacks_is_said_before_anything_runs(made: MadeMarket, tmp_path: Path) -> None:
+    """A file, columns, and the newest day: what each factor's audit saw it read."""
+    assert made.files.data is not None
+    shutil.copy(made.files.data, tmp_path / "daily_pv.h5")
+    frame = pd.read_hdf(made.files.data, key="data")[["$close"]].rename(columns={"$close": "mf_net"})
+    frame[frame.index.get_level_values("datetime") < DAYS[-1]].to_parquet(tmp_path / "static_factors.parquet")
+    reads = [
+        {"name": "static_factors.parquet", "columns": ["mf_net", "db_pe"], "dated": True},
+        {"name": "events.csv", "dated": True},
+    ]
+    known = FactorVerdict.model_validate({**verdict("", lookback=2, causal=True), "reads": reads})
+    factors = [MinedFactor(name, "", 2, known) for name in ("A", "B")]
+    with Jail() as jail:
+        problems = find_missing_data(factors, read_market(tmp_path, jail=jail), DAYS[-1])
+    assert [problem.slug for problem in problems] == [
+        "factor-file-missing",
+        "market-data-too-short",
+        "factor-file-missing",
+    ]
+    assert "lacks the columns db_pe, which the code of A, B reads" in problems[0].message
+    assert "ends on 2020-10-19, before 2020-10-20" in problems[1].message
+    assert "lacks events.csv" in problems[2].message

@@ -138,6 +138,21 @@ def test_a_factor_that_could_not_be_judged_is_not_called_one_that_looks_ahead(
     assert "factor-not-judged" in [notice.slug for notice in prediction.notices]
 
 
+def test_an_older_day_that_one_source_lacks_is_an_error(tmp_path: Path, made: MadeMarket) -> None:
+    """Else every factor's history is shifted by a day, and nobody sees it."""
+    assert made.files.data is not None
+    bundle = open_bundle(make_bundle(tmp_path / "bundle").folder)
+    frame = pd.read_hdf(made.files.data, key="data")
+    older = frame.index.get_level_values("datetime") == "2020-10-16"
+    frame[~older].to_hdf(tmp_path / "daily_pv.h5", key="data")
+    market = MarketFiles(tmp_path / "daily_pv.h5", made.files.qlib_dir)
+    with pytest.raises(
+        BundleError, match="lacks 1 trading days that Qlib's calendar has: 2020-10-16"
+    ) as raised:
+        predict_day(bundle, market, PredictOptions(date(2020, 10, 20)), ignore)
+    assert [problem.slug for problem in raised.value.problems] == ["market-data-mismatch"]
+
+
 def test_a_holiday_is_said_once(tmp_path: Path, made: MadeMarket) -> None:
     """Both sources lack it; one message with the nearest days is enough."""
     bundle = open_bundle(make_bundle(tmp_path / "bundle").folder)
