@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from rdagent_sota_patch.bundle.documents import FactorOrder, ModelMeta
+from rdagent_sota_patch.errors import TableError
 from rdagent_sota_patch.exporting.choice import choose_experiment
 from rdagent_sota_patch.exporting.shipped_factors import AcceptedFactor, list_factors
 from rdagent_sota_patch.factors.schema import read_names
@@ -181,7 +182,10 @@ class AlignedFactors(Answer):
     """The mined factors of the SOTA, with code and the metrics of the loop that each was accepted in."""
 
     task_id: TaskId
-    success: Annotated[bool, Field(description="Whether there are any.")]
+    success: Annotated[
+        bool,
+        Field(description="Whether the factor table is there to say which; else they are the session's."),
+    ]
     aligned_factors: Annotated[dict[Text, AlignedFactor], Field(description="By name.")]
     factor_names: Annotated[Names, Field(description="In the factor table's order.")]
     factor_count: Annotated[Count, Field(description="How many.")]
@@ -259,11 +263,7 @@ class Parts:
 
 
 def gather_parts(view: RunView, proven: ProvenInput, roots: Sequence[Path]) -> Parts:
-    """Read what a session and the footer of its factor table say beside the bundle.
-
-    Raises:
-        TableError: The table's footer cannot be read.
-    """
+    """Read what a session and the footer of its factor table say beside the bundle."""
     session, sota = view.session, view.sota
     if sota is None:
         return Parts(view, proven, (), None, {}, None)
@@ -271,7 +271,7 @@ def gather_parts(view: RunView, proven: ProvenInput, roots: Sequence[Path]) -> P
     workspace = None
     if own.workspace is not None:
         workspace, _ = find_workspace(own.workspace, session.log, roots, holding=TABLE_NAME)
-    columns = None if workspace is None else read_names(workspace / TABLE_NAME)
+    columns = None if workspace is None else _read_columns(workspace / TABLE_NAME)
     if proven.order is not None:
         columns = proven.order.dynamic_factor_order
     usable = {
@@ -285,6 +285,14 @@ def gather_parts(view: RunView, proven: ProvenInput, roots: Sequence[Path]) -> P
         alpha = {feature.name: feature.expression for feature in proven.meta.alpha}
     source: Literal["parquet_schema", "session"] = "session" if columns is None else "parquet_schema"
     return Parts(view, proven, factors, source, alpha, workspace)
+
+
+def _read_columns(table: Path) -> Names | None:
+    try:
+        return read_names(table)
+    except TableError:
+        # Then there is no bundle either, and why not is told.
+        return None
 
 
 def preview_alignment(parts: Parts) -> AlignmentPreview:
@@ -355,13 +363,13 @@ def align_factors(parts: Parts) -> AlignedFactors:
     sota = parts.view.sota
     return AlignedFactors(
         task_id=parts.view.session.task_id,
-        success=bool(parts.factors),
+        success=parts.sota_source == "parquet_schema",
         aligned_factors={factor.name: _align(factor) for factor in parts.factors},
         factor_names=parts.names,
         factor_count=len(parts.names),
         last_sota_hist_index=None if sota is None else sota.index,
         based_experiments_count=0 if sota is None else len(sota.experiments) - 1,
-        error=None if parts.factors else parts.input.error or "The factor table has no factor.",
+        error=None if parts.sota_source == "parquet_schema" else parts.input.error,
     )
 
 

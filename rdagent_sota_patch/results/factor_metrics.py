@@ -454,7 +454,7 @@ def _notice(
         )
     unknown = int((~returns.priced.any(axis=0)).sum())
     if unknown:
-        yield f"{unknown} of the factor table's {len(stocks)} stocks have no price in {returns.source}."
+        yield f"{unknown} of the factor table's {len(stocks)} stocks have nothing in {returns.source}."
 
 
 def _report(item: FactorMetricsItem) -> FactorReport:

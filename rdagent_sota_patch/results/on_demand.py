@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 Made = TypeVar("Made")
 
-_FAILURE_GOOD_FOR = 10.0
+_FAILURE_GOOD_FOR = 60.0
 """Seconds for which a failure is repeated without trying again: its cause may lie outside of what is looked at."""
 
 

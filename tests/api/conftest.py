@@ -31,9 +31,10 @@ def served(project: Project) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def bundles_made(served: Served) -> None:
-    """What keys may be files of, so that no request waits for it."""
+    """What keys may be files of, and the factors' figures, so that no request waits for them."""
     assert served.get("/tasks/accepted/bundle").status == 200
     assert served.get("/tasks/accepted/factor_order").status == 200
+    assert served.get("/api/extractors/sota_factors/v2/accepted/factor_metrics").status == 200
 
 
 @pytest.fixture

@@ -255,7 +255,8 @@ def test_what_cannot_be_had_is_never_ok(served: Served, task: str) -> None:
     assert (assets["ok"], assets["model_weight"]["found"]) == (False, False)
     assert assets["error"] and assets["validation"]["errors"]
     aligned = get_json(f"{base}/api/extractors/sota_factors/v2/{task}/aligned")
-    assert aligned["success"] is (task == "gone")
+    assert aligned["success"] is False and aligned["error"]
+    assert aligned["factor_names"] == (["ZMom"] if task == "gone" else [])
     assert get_json(f"{base}/tasks/{task}/sota_factor_anchor")["ok"] is False
 
 

@@ -107,6 +107,7 @@ def is_valid_as_sent(message: str, sample: str) -> bool:
     return bool(sent) and len(sent) == 1
 
 
+@pytest.mark.usefixtures("bundles_made")
 def test_requests_of_all_kinds(served: Served) -> None:
     """Valid and invalid, by the document: every answer is one that it has, and as it describes it."""
     schema = load(

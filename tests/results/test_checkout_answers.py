@@ -86,6 +86,16 @@ def test_without_a_model_the_session_is_asked(project: Project) -> None:
     assert (assets.ok, len(assets.factor_codes), assets.model_weight.found) == (False, 3, True)
 
 
+def test_a_damaged_table_is_no_table(project: Project) -> None:
+    """The session's factors are given, and not as the table's."""
+    (project.workspace / "combined_factors_df.parquet").write_bytes(b"no parquet")
+    preview = ask(project, lambda service: service.preview_alignment("mined"))
+    assert (preview.ok, preview.sota_source) == (False, "session")
+    aligned = ask(project, lambda service: service.align_factors("mined"))
+    assert (aligned.success, aligned.factor_names) == (False, ("ZMom", "GapA", "Extra"))
+    assert "table-unreadable" in aligned.error
+
+
 def test_a_slow_log_does_not_hold_up_the_list(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is listed as being read; the others as they are."""
     write_run(project.log / "slow", [(run_of_factors("ZMom"), True)])
