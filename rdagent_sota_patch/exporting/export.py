@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from rdagent_sota_patch.bundle.documents import (
     BOOSTER_NAME,
     CODE_NAME,
@@ -138,7 +140,17 @@ def export_bundle(session: Session, target: Path, options: ExportOptions, report
     choice = choose_experiment(session, options.chosen_stage)
     with make_folder(target, force=options.force) as folder:
         export = _Export(choice, target, options, report, BundleWriter(folder))
-        return export.write_factors_alone() if options.factors_only else export.write_model()
+        try:
+            return export.write_factors_alone() if options.factors_only else export.write_model()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise BundleError(
+                "artifact-unreadable",
+                f"What the recorder of loop {choice.experiment.loop} of {session.log} says of its training fits no "
+                f"{error.title}: {place}: {first['msg']}.",
+                "Restore the workspace from a backup, or run the experiment again.",
+            ) from error
 
 
 def factor_codes(session: Session, stage: Stage | None, roots: Sequence[Path]) -> dict[str, str]:

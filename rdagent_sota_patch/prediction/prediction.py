@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.prediction.market_days import MarketFiles
     from rdagent_sota_patch.prediction.mined import MinedFactor, Report
 
+_OWN_COLUMNS = ("instrument", "score", "rank")
+"""Of the written result."""
+
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
@@ -85,11 +88,30 @@ class Prediction:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The result as it is written: columns instrument, score, rank, and the features if wanted; best first."""
-        whole = self.scores.join(self.features) if self.explain else self.scores
+        """The result as it is written: columns instrument, score, rank, and the features if wanted; best first.
+
+        A feature that is called as one of the three is ``feature_`` and its name.
+        """
+        whole = self.scores
+        if self.explain:
+            whole = whole.join(self.features.set_axis(_column_names(list(self.features.columns)), axis=1))
         best = whole.head(len(whole) if self.top is None else self.top)
         frame: pd.DataFrame = best.rename_axis("instrument").reset_index()
         return frame
+
+
+def _column_names(features: Sequence[str]) -> list[str]:
+    """Features under names that no other column has."""
+    taken = {*_OWN_COLUMNS, *features}
+    names = []
+    for feature in features:
+        name = feature
+        if name in _OWN_COLUMNS:
+            while name in taken:
+                name = f"feature_{name}"
+            taken.add(name)
+        names.append(name)
+    return names
 
 
 def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, report: Report) -> Prediction:

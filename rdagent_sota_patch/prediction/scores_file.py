@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".parquet")
 
 
+_BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\n")
+
+
+def _as_text(cell: object) -> str:
+    # Python quotes no cell for a carriage return, and what follows it would begin a line.
+    text = str(cell).replace("\r", "\\r")
+    return f"'{text}" if text.startswith(_BEGIN_FORMULAS) else text
+
+
 def require_suffix(target: Path) -> None:
     """See that a file's name says in which format it is to be.
 
@@ -32,7 +41,8 @@ def require_suffix(target: Path) -> None:
 def write_scores(prediction: Prediction, target: Path) -> None:
     """Write a prediction's frame, atomically: columns instrument, score, rank, and the features if they were wanted.
 
-    Numbers in CSV are written so that reading gives the same bits.
+    Numbers in CSV are written so that reading gives the same bits. Text that a spreadsheet would take for a formula
+    gets an apostrophe in front there, as spreadsheets themselves mark text; in parquet it is as it is.
 
     Raises:
         BundleError: ``unknown-format``.
@@ -42,6 +52,7 @@ def write_scores(prediction: Prediction, target: Path) -> None:
     frame = prediction.frame
     with replace_atomically(target) as temporary:
         if target.suffix.lower() == ".csv":
-            frame.to_csv(temporary, index=False, lineterminator="\n")
+            plain = frame.assign(instrument=frame["instrument"].map(_as_text)).rename(columns=_as_text)
+            plain.to_csv(temporary, index=False, lineterminator="\n")
         else:
             frame.to_parquet(temporary, index=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.results.room import make_room, mark_used
+from rdagent_sota_patch.results.room import make_aside, make_room, mark_used, put, throw_out
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.exporter import Exporter
@@ -117,16 +115,13 @@ class OnDemand(ABC, Generic[Request, Made]):
             with suppress(SotaError):
                 # One that was damaged is made again.
                 return self._use(path)
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            throw_out(path)
         make_room(self._folder, self._limit)
         # What is ended on its way leaves nothing but this folder, which goes.
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".export-") as work:
-            made = Path(work, "made")
+        with make_aside(self._folder) as work:
+            made = work / "made"
             self._produce(request, made)
-            made.rename(path)
+            put(made, path)
         return self._use(path)
 
     def _use(self, path: Path) -> Made:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from rdagent_sota_patch.bundle.folder import hold_work, is_work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_LEFT_BEHIND = 24 * 3600.0
+"""Seconds."""
+
 
 def make_room(folder: Path, limit: int) -> None:
     """Remove files and folders until the rest is within the limit; who is being sent a file has it open and gets it.
+
+    What is hidden is on its way, perhaps in another server that shares the folder, and stays; after a day it counts as
+    left behind.
 
     Args:
         folder: What is in it, and nothing below, is kept or goes as a whole.
@@ -24,13 +33,42 @@ def make_room(folder: Path, limit: int) -> None:
     for _, size, path in entries:
         if total <= limit:
             return
-        # Another server that shares the folder may have been quicker.
-        with suppress(FileNotFoundError):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        throw_out(path)
         total -= size
+
+
+@contextmanager
+def make_aside(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder for something that will be `put`; it is removed, also by the next call after a kill.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    with hold_work(folder) as work:
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def put(made: Path, place: Path) -> None:
+    """Put what was made aside in its place, unless another server was quicker: what it made of the same is as good.
+
+    Raises:
+        OSError: It cannot be put there.
+    """
+    try:
+        made.rename(place)
+    except OSError:
+        if not place.exists():
+            raise
+
+
+def throw_out(path: Path) -> None:
+    """Remove a file or folder at once, so that no other server that shares the folder finds half of it."""
+    # Another server may have been quicker.
+    with suppress(FileNotFoundError), make_aside(path.parent) as work:
+        path.rename(work / path.name)
 
 
 def mark_used(path: Path) -> None:
@@ -40,7 +78,11 @@ def mark_used(path: Path) -> None:
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    now = time.time()
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
+            used = path.stat().st_mtime
+            if path.name.startswith(".") and (is_work(path.name) or now - used < _LEFT_BEHIND):
+                continue
             files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-            yield path.stat().st_mtime, sum(file.stat().st_size for file in files), path
+            yield used, sum(file.stat().st_size for file in files), path

@@ -7,8 +7,11 @@ Features: ``GapA`` and ``ZMom`` are mined, ``KLEN`` and ``ROC5`` are Alpha. In t
 from __future__ import annotations
 
 import json
+import os
 import pickle
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -225,6 +228,22 @@ def edit_document(folder: Path, name: str, change: Callable[[dict[str, Any]], No
         (folder / name).write_text(json.dumps(document))
     else:
         replace_file(folder, name, json.dumps(document).encode())
+
+
+@contextmanager
+def nested_folders(folder: Path, name: str, depth: int) -> Iterator[None]:
+    """Folders of one name in each other, while the block runs; deeper than Python's own functions remove."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        yield
+    finally:
+        subprocess.run(["rm", "-rf", str(folder / name)], check=True)
 
 
 def train_booster(samples: np.ndarray, seed: int = 5) -> Any:

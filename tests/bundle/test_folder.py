@@ -16,7 +16,7 @@ from rdagent_sota_patch.bundle import folder as folder_module
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME
 from rdagent_sota_patch.bundle.folder import make_folder, require_free
 from rdagent_sota_patch.errors import BundleError, SotaError
-from tests.bundle.made import make_bundle
+from tests.bundle.made import make_bundle, nested_folders
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -280,13 +280,7 @@ def test_where_the_old_bundle_is_is_said_when_it_cannot_come_back(
 def test_a_deep_tree_is_somebodys(tmp_path: Path) -> None:
     """It is not gone down into, and not removed."""
     made = make_bundle(tmp_path / "bundle")
-    here = os.open(made.folder, os.O_RDONLY)
-    for _ in range(1200):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
-    with pytest.raises(SotaError, match="such as d/"), make_folder(made.folder, force=True):
-        pass
-    assert (made.folder / "d" / "d").is_dir()
+    with nested_folders(made.folder, "d", 1200):
+        with pytest.raises(SotaError, match="such as d/"), make_folder(made.folder, force=True):
+            pass
+        assert (made.folder / "d" / "d").is_dir()

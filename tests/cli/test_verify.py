@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from rdagent_sota_patch.cli.verify import VerifyOptions, run_verify
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.prediction.market_days import MarketFiles
 from rdagent_sota_patch.scoring.replay import Replayed
-from tests.bundle.made import ALPHA, Kind, edit_document, make_bundle, replace_file
+from tests.bundle.made import ALPHA, Kind, edit_document, make_bundle, nested_folders, replace_file
 
 MARKET = MarketFiles(Path("daily_pv.h5"), Path("qlib"))
 
@@ -309,16 +308,8 @@ def test_folders_in_folders_are_not_the_bundles(
     folder: Path, capsys: pytest.CaptureFixture[str], letters: int, depth: int
 ) -> None:
     """However deep, also beyond the length of a path that the system takes: nothing goes down into them."""
-    here = os.open(folder, os.O_RDONLY)
-    try:
-        for _ in range(depth):
-            os.mkdir("d" * letters, dir_fd=here)
-            below = os.open("d" * letters, os.O_RDONLY, dir_fd=here)
-            os.close(here)
-            here = below
-    finally:
-        os.close(here)
-    assert verify(folder) == 1
+    with nested_folders(folder, "d" * letters, depth):
+        assert verify(folder) == 1
     printed = capsys.readouterr().err
     assert "bundle-altered" in printed
     assert f"not in the manifest: '{'d' * letters}/'" in printed.replace("\n", "")

@@ -343,6 +343,19 @@ def add_alpha(run: MadeRun, expression: str = "$close/$open") -> None:
     write_recorder(run.workspace, alpha={"Extra": expression}, table=("ZMom", "GapA"))
 
 
+def test_a_configuration_of_another_type_is_told(run: MadeRun, tmp_path: Path) -> None:
+    """What no document can hold is what the recorder says, and no mistake of whoever exports it."""
+    from tests.exporting import made_run
+
+    task = made_run._task()
+    task["model"]["kwargs"] = None
+    (artifacts_of(run) / "task").write_bytes(forge(task))
+    with pytest.raises(SotaError, match="kwargs") as caught:
+        export(run, tmp_path / "bundle")
+    assert caught.value.slug == "artifact-unreadable"
+    assert left_in(tmp_path) == ["project"]
+
+
 def test_scores_are_those_of_the_shipped_order(run: MadeRun, tmp_path: Path) -> None:
     """In the table's order the same input gives other scores: the evidence can tell the two apart."""
     import lightgbm

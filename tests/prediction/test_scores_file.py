@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,47 @@ def test_top_gives_the_best_alone(tmp_path: Path) -> None:
         "B,0.3333333333333333,2",
     ]
     assert len(prediction.scores) == 4
+
+
+def renamed(features: list[str], stocks: list[str]) -> Prediction:
+    """Two stocks with these names, and features likewise."""
+    scores = rank_scores(pd.Series([2.0, 1.0], index=stocks))
+    values = pd.DataFrame(np.arange(2.0 * len(features)).reshape(2, -1), index=scores.index, columns=features)
+    return Prediction(pd.Timestamp("2024-01-02"), scores, values, None, True, {}, {}, {}, (), {})
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_features_that_are_called_as_a_column(tmp_path: Path, suffix: str) -> None:
+    """Each has a column of its own under another name, and score and rank stay what they are."""
+    target = tmp_path / f"scores{suffix}"
+    write_scores(renamed(["score", "Gap", "rank", "instrument", "feature_score"], ["A", "B"]), target)
+    read = pd.read_csv(target) if suffix == ".csv" else pd.read_parquet(target)
+    names = ["feature_feature_score", "Gap", "feature_rank", "feature_instrument", "feature_score"]
+    assert list(read.columns) == ["instrument", "score", "rank", *names]
+    assert read.iloc[1].tolist() == ["B", 1.0, 2, 5.0, 6.0, 7.0, 8.0, 9.0]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "\n=1"])
+def test_no_cell_is_a_formula(tmp_path: Path, text: str) -> None:
+    """Neither a stock's name nor a feature's: a spreadsheet would run it. Parquet has both as they are."""
+    prediction = renamed([text, "B"], ["A", text])
+    write_scores(prediction, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head[3:] == [f"'{text}", "B"]
+    assert [row[0] for row in rows] == ["A", f"'{text}"]
+    write_scores(prediction, tmp_path / "scores.parquet")
+    read = pd.read_parquet(tmp_path / "scores.parquet")
+    assert (read.columns[3], read["instrument"][1]) == (text, text)
+
+
+def test_no_cell_begins_a_line(tmp_path: Path) -> None:
+    """A carriage return in a name would, and what follows it would be a formula."""
+    write_scores(renamed(["A\r=1", "B"], ["A", "x\r\n=2"]), tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head[3:] == ["A\\r=1", "B"]
+    assert [row[0] for row in rows] == ["A", "x\\r\n=2"]
 
 
 def test_other_endings_are_refused(tmp_path: Path) -> None:

@@ -176,6 +176,21 @@ def test_a_damaged_bundle_in_the_cache_is_made_anew(
     assert len(exports) == 2
 
 
+def test_two_servers_share_a_cache(project: Project, tmp_path: Path, exports: list[BundleRequest]) -> None:
+    """Asked for the same at the same time, each makes it, and both have what was put in place first."""
+    views = [view(project, tmp_path), view(project, tmp_path)]
+
+    async def ask() -> list[ServedBundle]:
+        requests = [BundleRequest(run, "factor", False) for run in views]
+        return await asyncio.gather(*(bundles(tmp_path).get(request) for request in requests))
+
+    first, second = asyncio.run(ask())
+    assert first.folder == second.folder
+    assert open_bundle(first.folder).manifest == first.manifest == second.manifest
+    assert len(exports) == 2
+    assert [path.name for path in first.folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
 def test_the_cache_stays_within_its_limit(project: Project, tmp_path: Path) -> None:
     """What was not used for longest goes when another one is made."""
     run = view(project, tmp_path)
