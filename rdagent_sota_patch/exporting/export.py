@@ -34,7 +34,7 @@ from rdagent_sota_patch.bundle.writing import BundleWriter
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.exporting.choice import Choice, Stage, choose_experiment, find_workspace_of
 from rdagent_sota_patch.exporting.description import describe_model, describe_order, has_gaps
-from rdagent_sota_patch.exporting.market_slice import Evidence, take_evidence, write_replay
+from rdagent_sota_patch.exporting.market_slice import Evidence, take_back_test, take_evidence, write_replay
 from rdagent_sota_patch.exporting.model_code import find_model_code
 from rdagent_sota_patch.exporting.proving import first_possible, prove_order
 from rdagent_sota_patch.exporting.report import describe_export, finite
@@ -217,7 +217,7 @@ class _Export:
         has_code = code is not None
         meta = describe_model(first_possible(trained), has_code=has_code)
         meta = meta.model_copy(update={"alpha": trained.alpha})
-        evidence = take_evidence(trained, meta, self.options.qlib_dir)
+        back_test = take_back_test(trained, meta, self.options.qlib_dir)
         no_factors = ShippedFactors(schema_version=1, task_id=self.choice.session.task_id, factors=())
 
         def as_bundle(candidate: TrainedModel) -> Bundle:
@@ -230,11 +230,8 @@ class _Export:
                 signed=False,
             )
 
-        return (
-            prove_order(
-                trained, evidence, as_bundle, lambda bundle: load_scorer(bundle, trust=self.options.trust)
-            ),
-            evidence,
+        return prove_order(
+            trained, back_test, as_bundle, lambda bundle: load_scorer(bundle, trust=self.options.trust)
         )
 
     def _write_factors(self, table: Sequence[str] | None) -> ShippedFactors:

@@ -20,7 +20,7 @@ from rdagent_sota_patch.prediction.features import join_features, no_rows, order
 from rdagent_sota_patch.recorders.recorder import read_artifact, read_predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rdagent_sota_patch.bundle.documents import ModelMeta
     from rdagent_sota_patch.bundle.writing import BundleWriter
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COMPARED_DAYS = 5
 _CONFIG = "config"
 _JOBS = 2
+_ROWS_AT_ONCE = 400_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,12 +71,76 @@ class Evidence:
         return scores[scores.index.get_level_values("datetime").isin(self.compared)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BackTest:
+    """A back-test's predictions on all of its days, and what its input was made of.
+
+    Attributes:
+        predictions: Column score; index (datetime, instrument).
+        tested: Its days, ascending.
+        alpha: Alpha features on these days.
+        table: The factor table; None for Alpha alone.
+        step_len: Days per sample of a TimeSeries model.
+    """
+
+    predictions: pd.DataFrame
+    tested: pd.DatetimeIndex
+    alpha: pd.DataFrame
+    table: Path | None
+    step_len: int | None
+
+    def evidence(self) -> Evidence:
+        """Of a few days, among them some on which Alpha features and table have other rows.
+
+        Raises:
+            BundleError: ``replay-too-short``.
+            TableError: The factor table cannot be read.
+        """
+        compared = choose_days(self.tested, self.step_len)
+        if self.table is not None and self.step_len is None:
+            rows = read_days(self.table, self.tested, names=()).index
+            compared = compared.union(_days_that_differ(self.alpha.index, rows))
+        return self._of(compared)
+
+    def pieces(self) -> Iterator[Evidence]:
+        """Of all days that have a whole sample, a piece after the other."""
+        days = self.tested[(self.step_len or 1) - 1 :]
+        at_once = max(1, _ROWS_AT_ONCE * len(self.tested) // max(1, len(self.predictions)))
+        for first in range(0, len(days), at_once):
+            yield self._of(days[first : first + at_once])
+
+    def _of(self, compared: pd.DatetimeIndex) -> Evidence:
+        history = 0 if self.step_len is None else self.step_len - 1
+        places = self.tested.get_indexer(compared)
+        needed = self.tested[np.unique(np.clip(places[:, None] - np.arange(history + 1), 0, None))]
+        alpha = self.alpha[self.alpha.index.get_level_values("datetime").isin(needed)]
+        mined = None if self.table is None else read_days(self.table, needed)
+        return Evidence(self.predictions, compared, alpha, mined)
+
+
+def take_back_test(trained: TrainedModel, meta: ModelMeta, qlib_dir: Path | None) -> BackTest:
+    """Read all predictions, and have Qlib compute Alpha features on all of their days.
+
+    Args:
+        trained: The model, whose input is not proven yet.
+        meta: Its description, with all of its Alpha features.
+        qlib_dir: See `take_evidence`.
+
+    Raises:
+        BundleError: ``artifact-unreadable``, ``replay-needs-market-data`` or ``alpha-failed``.
+    """
+    predictions = read_predictions(trained.recorder)
+    tested = _days_of(predictions)
+    alpha = _load_alpha(trained, meta, tested, predictions.index, qlib_dir)
+    return BackTest(predictions, tested, alpha, trained.table, meta.step_len)
+
+
 def take_evidence(trained: TrainedModel, meta: ModelMeta, qlib_dir: Path | None) -> Evidence:
     """Read predictions and table, and have Qlib compute Alpha features.
 
     Args:
         trained: The model.
-        meta: Its description; of one whose input is not proven yet, with all of its Alpha features.
+        meta: Its description.
         qlib_dir: Qlib's data; the folder that the training used by default. Needed where there are Alpha features.
 
     Raises:
@@ -83,28 +148,41 @@ def take_evidence(trained: TrainedModel, meta: ModelMeta, qlib_dir: Path | None)
         TableError: The factor table cannot be read.
     """
     predictions = read_predictions(trained.recorder)
-    tested = pd.DatetimeIndex(predictions.index.get_level_values("datetime").unique()).sort_values()
+    tested = _days_of(predictions)
     compared = choose_days(tested, meta.step_len)
-    joins = {each.join for each in trained.candidates or (trained,)}
-    if not meta.alpha and joins == {"right"}:
-        alpha = no_rows()
-    elif not meta.alpha and joins == {"left"}:
-        # Without Alpha features the rows are the label's, and each of them was scored.
-        alpha = pd.DataFrame(index=predictions.index)
-    else:
-        needed = tested if len(joins) > 1 else days_needed(tested, compared, meta.step_len)
-        provider = qlib_dir or _provider_of(trained)
-        alpha = compute_alpha(alpha_request(meta, provider, needed, as_trained=True, jobs=_JOBS))
-    if len(joins) > 1 and trained.table is not None and meta.step_len is None:
-        rows = read_days(trained.table, tested, names=()).index
-        compared = compared.union(_days_that_differ(alpha.index, rows))
     needed = days_needed(tested, compared, meta.step_len)
+    alpha = _load_alpha(trained, meta, needed, predictions.index, qlib_dir)
     return Evidence(
         predictions,
         compared,
         alpha[alpha.index.get_level_values("datetime").isin(needed)],
         None if trained.table is None else read_days(trained.table, needed),
     )
+
+
+def _days_of(predictions: pd.DataFrame) -> pd.DatetimeIndex:
+    days = predictions.index.get_level_values("datetime").unique()
+    ordered: pd.DatetimeIndex = pd.DatetimeIndex(days).sort_values()
+    return ordered
+
+
+def _load_alpha(
+    trained: TrainedModel,
+    meta: ModelMeta,
+    days: pd.DatetimeIndex,
+    scored: pd.Index[Any],
+    qlib_dir: Path | None,
+) -> pd.DataFrame:
+    """What Qlib gives of Alpha features; the rows are those that they and the label have."""
+    joins = {each.join for each in trained.candidates or (trained,)}
+    if not meta.alpha and joins == {"right"}:
+        return no_rows()
+    if not meta.alpha and joins == {"left"}:
+        # Without Alpha features the rows are the label's, and each of them was scored.
+        rows: pd.DataFrame = pd.DataFrame(index=scored)
+        return rows
+    provider = qlib_dir or _provider_of(trained)
+    return compute_alpha(alpha_request(meta, provider, days, as_trained=True, jobs=_JOBS))
 
 
 def write_replay(writer: BundleWriter, evidence: Evidence, trained: TrainedModel) -> None:

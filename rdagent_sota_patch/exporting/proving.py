@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rdagent_sota_patch.bundle.opening import Bundle
-    from rdagent_sota_patch.exporting.market_slice import Evidence
+    from rdagent_sota_patch.exporting.market_slice import BackTest, Evidence
     from rdagent_sota_patch.recorders.trained import TrainedModel
     from rdagent_sota_patch.scoring.scoring import Scorer
 
@@ -103,15 +103,17 @@ def first_possible(trained: TrainedModel) -> TrainedModel:
 
 def prove_order(
     trained: TrainedModel,
-    evidence: Evidence,
+    back_test: BackTest,
     as_bundle: Callable[[TrainedModel], Bundle],
     load: Callable[[Bundle], Scorer],
-) -> TrainedModel:
-    """The one of a model's candidates that gives the back-test's scores.
+) -> tuple[TrainedModel, Evidence]:
+    """The one of a model's candidates that gives the back-test's scores, and a few days of what shows it.
+
+    All are tried on a few days, and the one that is left on the whole back-test.
 
     Args:
         trained: Of an unknown loader.
-        evidence: Of its back-test, with every Alpha feature and factor.
+        back_test: With every Alpha feature and factor.
         as_bundle: A bundle of a candidate; its documents and weights are enough.
         load: Makes a bundle's model ready.
 
@@ -120,6 +122,7 @@ def prove_order(
             `load` raises.
     """
     trials = []
+    evidence = back_test.evidence()
     scorer: Scorer | None = None
     for candidate in trained.candidates:
         problems = find_contradictions(candidate)
@@ -143,8 +146,15 @@ def prove_order(
             trials,
             "the back-test does not show whose rows were kept, on which this model's scores depend",
         )
+    bundle = as_bundle(taken.candidate)
+    scorer = load(bundle)
+    for piece in back_test.pieces():
+        whole = _try(taken.candidate, bundle, scorer, piece)
+        if not whole.within:
+            worse = [whole if trial is taken else trial for trial in trials]
+            raise _unproven(trained, worse, "none of them gives the back-test's scores on all of its days")
     tried = tuple(trial.describe(taken=trial is taken) for trial in trials)
-    return replace(taken.candidate, tried=tried)
+    return replace(taken.candidate, tried=tried), evidence
 
 
 def _try(candidate: TrainedModel, bundle: Bundle, scorer: Scorer, evidence: Evidence) -> _Trial:

@@ -6,7 +6,6 @@ The parquet footer's statistics are used where it has them; data is read where i
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.factors.segments import Segments
     from rdagent_sota_patch.factors.table import FactorTable
 
-_CODED = re.compile(r"(SH|SZ|BJ)?\.?(\d{6})\.?(SH|SZ|BJ)?")
 # Factors need history before their first value; a start later than this is no warm-up any more.
 _WARM_UP = timedelta(days=90)
 # A last day before the end of the test may fall on a weekend or a holiday week.
@@ -143,7 +141,7 @@ def check_segments(table: FactorTable, segments: Segments) -> DateFindings:
 
 
 def check_instruments(table: FactorTable, universe: AbstractSet[str]) -> list[Problem]:
-    """Find out whether a table and a market share any instrument; how these are spelled is the market's affair.
+    """Find out whether a table and a market share any instrument; Qlib's names are upper case, as SH600000.
 
     Raises:
         TableError: The file cannot be read any more.
@@ -153,14 +151,9 @@ def check_instruments(table: FactorTable, universe: AbstractSet[str]) -> list[Pr
     names = read_instruments(table.path, schema)
     if not names.isdisjoint(universe):
         return []
-    known = {_stock(name): name for name in universe}
-    pair = next(((known[_stock(name)], name) for name in sorted(names) if _stock(name) in known), None)
-    if pair is not None:
-        hint = f"Write the instruments as this market does: {pair[0]} for {pair[1]}."
-    elif universe:
-        hint = f"Write the instruments as this market does, such as {min(universe)}."
-    else:
-        hint = "Check that Qlib's data are whole: the list of this market's instruments is empty."
+    hint = "Write the instruments as Qlib does, such as SH600000."
+    if not {name.upper() for name in names}.isdisjoint(name.upper() for name in universe):
+        hint = "They differ in case only: convert them with index.levels[1].str.upper()."
     return [
         Problem(
             "table-instruments",
@@ -169,15 +162,6 @@ def check_instruments(table: FactorTable, universe: AbstractSet[str]) -> list[Pr
             hint,
         )
     ]
-
-
-def _stock(name: str) -> tuple[str, str]:
-    """Code and exchange of SH600000, 600000.SH, sh.600000 and the like; Shanghai's where 600000 alone says so."""
-    found = _CODED.fullmatch(name.upper())
-    if found is None:
-        return name.upper(), ""
-    before, code, after = found.groups()
-    return code, before or after or ("SH" if code.startswith("6") else "SZ")
 
 
 def _measure_columns(file: Any, path: Path, columns: list[FactorColumn]) -> dict[str, _Extent]:

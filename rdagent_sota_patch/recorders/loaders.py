@@ -66,15 +66,18 @@ class Arrangement:
     def arrange(self, alpha: Sequence[str], table: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """All columns in their order, and those of them that are the table's, as the table has them."""
         first, second = (table, alpha) if self.order == "table_then_alpha" else (alpha, table)
-        if self.shared == "last":
-            columns = (*(name for name in first if name not in second), *second)
-        else:
-            columns = (*first, *(name for name in second if name not in first))
+        last = self.shared == "last"
+        columns = (*_without(first, second), *second) if last else (*first, *_without(second, first))
         if self.order == "sorted":
             columns = tuple(sorted(columns))
         if self.order == "told_by_model":
-            columns = (*self.told, *(name for name in columns if name not in self.told))
-        return columns, tuple(name for name in table if self.table_wins or name not in alpha)
+            columns = (*self.told, *_without(columns, self.told))
+        return columns, tuple(table) if self.table_wins else _without(table, alpha)
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    left_out = set(others)
+    return tuple(name for name in names if name not in left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +288,13 @@ def _pairs(field: object) -> list[tuple[str, str]]:
 
 
 def _pairs_or_none(field: object) -> list[tuple[str, str]] | None:
+    if (
+        isinstance(field, (list, tuple))
+        and field
+        and all(type(text) is str and "$" in text for text in field)
+    ):
+        # Qlib takes expressions without names for their own names.
+        field = (field, field)
     try:
         return _pairs(field)
     except (Unthawable, TypeError):

@@ -221,7 +221,7 @@ def _assemble(
             label=loaded.label,
             alpha=loaded.alpha,
             table=table,
-            mined=tuple(name for name in mined if name in columns),
+            mined=mined,
             columns=columns,
             instruments=_instruments(pickled),
             processors=resolved,
@@ -262,6 +262,8 @@ def _arrange(
         join = arrangement.join if loaded.table or table else "left"
         columns, mined = arrangement.arrange(alpha, table)
         columns, resolved = choose_columns(columns, processors)
+        kept = set(columns)
+        mined = tuple(name for name in mined if name in kept)
         arranged.setdefault(
             (columns, mined, join), (replace(arrangement, join=join), columns, mined, resolved)
         )

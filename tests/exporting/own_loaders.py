@@ -91,6 +91,15 @@ class Shifts(OneLoader):
         return alpha.join(table * 2, how=self.join)
 
 
+class SlipsOnce(OneLoader):
+    """Gives the model other values on a single day."""
+
+    def put_together(self, alpha: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+        changed = table.copy()
+        changed.loc[pd.Timestamp("2020-11-18")] *= 2
+        return alpha.join(changed, how=self.join)
+
+
 class Fails(OneLoader):
     """Finds no data."""
 

@@ -24,6 +24,8 @@ from rdagent_sota_patch.sessions.records import Session, Signature
 from tests.exporting.made_run import factor_experiment
 from tests.exporting.trained_workspaces import ALPHA, DAYS, MEMBERS, SEGMENTS, SHARED, TABLE, make_workspaces
 
+pytestmark = pytest.mark.real
+
 CONFIGURED, MINED = tuple(ALPHA), tuple(DAYS)
 
 
@@ -133,6 +135,25 @@ def test_no_order_that_is_not_proven(trained: Trained, tmp_path: Path) -> None:
     )
     assert "sorted by name; Alpha's rows (left): largest difference 0.0" in text
     assert not (tmp_path / "bundle").exists()
+
+
+def test_every_score_of_the_back_test_counts(trained: Trained, tmp_path: Path) -> None:
+    """A loader that gives other values on one day alone, which is none of those that are compared first."""
+    with pytest.raises(SotaError, match="on all of its days") as caught:
+        export(trained.folder / "slips_once", tmp_path / "bundle")
+    assert caught.value.slug == "input-order-unproven"
+
+
+def test_rows_that_are_the_same_in_each_way(trained: Trained, tmp_path: Path) -> None:
+    """They do no harm where a stock's score depends on nothing but its own row; else nobody knows whose were kept."""
+    order = trained.export("alike").order
+    assert order is not None
+    assert (order.factor_order, order.join) == (tuple(sorted((*CONFIGURED, *MINED))), "left")
+    outcomes = {each.join: each.outcome for each in order.tried if each.order == "sorted"}
+    assert outcomes == dict.fromkeys(("left", "outer", "inner", "right"), "every score exactly")
+    with pytest.raises(SotaError, match="does not show whose rows were kept") as caught:
+        export(trained.folder / "alike_across", tmp_path / "bundle")
+    assert caught.value.slug == "input-order-unproven"
 
 
 def test_several_orders_are_none(trained: Trained, tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ class Workspace:
         shared: Whether its table has a factor of an Alpha feature's name.
         model: ``lightgbm``, ``blind`` (one that never splits) or ``torch``.
         fits: Whether the templates' processors are fitted on its features.
-        label: Whether the table has the label as well, and every stock its rows.
+        label: Whether the table has the label as well.
+        alike: Whether the table has exactly the rows that Qlib gives.
+        across: Whether the processors look across a day's stocks.
     """
 
     loader: dict[str, Any]
@@ -99,6 +101,8 @@ class Workspace:
     model: str = "lightgbm"
     fits: bool = False
     label: bool = False
+    alike: bool = False
+    across: bool = False
 
 
 WORKSPACES = {
@@ -114,6 +118,9 @@ WORKSPACES = {
     "network": Workspace(one_loader(join="left"), model="torch", fits=True),
     "blind": Workspace(one_loader(join="left"), model="blind"),
     "shifts": Workspace(one_loader("Shifts")),
+    "slips_once": Workspace(one_loader("SlipsOnce")),
+    "alike": Workspace(silent_loader("Sorted"), alike=True),
+    "alike_across": Workspace(silent_loader("Sorted"), alike=True, across=True),
     "fails": Workspace(one_loader("Fails")),
     "nested_outer": Workspace(nested(QLIB_ALPHA, QLIB_TABLE, join="outer")),
     "nested_table_first": Workspace(nested(QLIB_TABLE, QLIB_ALPHA), shared=True),
@@ -162,7 +169,9 @@ def traded(market: Market) -> pd.DataFrame:
 
 def make_table(market: Market, wanted: Workspace) -> pd.DataFrame:
     """The factor table: every stock of the market's data, also those that are not in the model's market."""
-    frame = traded(market)
+    frame = market.frame().sort_index() if wanted.alike else traded(market)
+    if wanted.alike:
+        frame = frame[frame.index.get_level_values("instrument").isin(market.instruments[:MEMBERS])]
     close = frame["$close"].groupby(level="instrument")
     factors = {
         name: (frame["$close"] / close.shift(days) - 1).astype(np.float64) for name, days in DAYS.items()
@@ -189,6 +198,8 @@ def _config(qlib_dir: Path, wanted: Workspace) -> dict[str, Any]:
             {"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature", **fit}},
             {"class": "Fillna", "kwargs": {"fields_group": "feature"}},
         ]
+    if wanted.across:
+        handler["infer_processors"] = [{"class": "CSZScoreNorm", "kwargs": {"fields_group": "feature"}}]
     record = {
         "class": "SignalRecord",
         "module_path": "qlib.workflow.record_temp",

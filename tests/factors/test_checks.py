@@ -94,20 +94,7 @@ def test_instruments_of_another_market(table: FactorTable) -> None:
 def test_instruments_in_another_case(table: FactorTable) -> None:
     """Names that differ in case only do not match in Qlib, and the hint says so."""
     (problem,) = check_instruments(table, {"sh600000"})
-    assert "sh600000 for SH600000" in problem.hint
-
-
-@pytest.mark.parametrize("spelling", ["600001.SH", "600001.sh", "sh.600001", "600001"])
-def test_instruments_in_another_spelling(table: FactorTable, spelling: str) -> None:
-    """The right spelling is the market's, whatever it is: the hint shows one stock in both."""
-    (problem,) = check_instruments(table, {spelling, "000002.SZ"})
-    assert problem.hint == f"Write the instruments as this market does: {spelling} for SH600001."
-
-
-def test_other_stocks_are_not_taken_for_the_same(table: FactorTable) -> None:
-    """Equal digits at another exchange are another stock."""
-    (problem,) = check_instruments(table, {"600000.SZ"})
-    assert problem.hint == "Write the instruments as this market does, such as 600000.SZ."
+    assert "case only" in problem.hint
 
 
 def test_instruments_of_a_file_that_changed(table: FactorTable) -> None:

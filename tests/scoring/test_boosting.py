@@ -5,10 +5,16 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.scoring.boosting import count_features, read_importance, thaw_booster
+from rdagent_sota_patch.scoring.boosting import (
+    count_features,
+    read_importance,
+    read_real_names,
+    thaw_booster,
+)
 from rdagent_sota_patch.sessions.inert import Inert, read_inert
 from rdagent_sota_patch.sessions.thaw import Unthawable
 
@@ -107,3 +113,15 @@ def test_a_booster_in_another_form_is_refused() -> None:
         booster.state[key] = changed
         with pytest.raises(Unthawable):
             thaw_booster(booster)
+
+
+def test_names_that_lightgbm_made_up_are_none() -> None:
+    """Qlib hands over plain arrays; only a frame's columns are names of features."""
+    samples = np.random.default_rng(1).normal(size=(60, 3))
+    frame = pd.DataFrame(samples, columns=["GapA", "KLEN", "a b"])
+    texts = [
+        lightgbm.train({"verbosity": -1}, lightgbm.Dataset(data, label=samples[:, 0]), 2).model_to_string()
+        for data in (samples, frame)
+    ]
+    assert read_real_names(texts[0]) is None
+    assert read_real_names(texts[1]) == ("GapA", "KLEN", "a_b")
