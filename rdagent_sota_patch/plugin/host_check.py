@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_patch.errors import HostError, Problem
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.host_source import CONFIG_NAME, HostSource, bare_name, find_host
+from rdagent_sota_patch.plugin.hand_edits import hand_edit_suspects
 from rdagent_sota_patch.plugin.traits import Traits
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ def host_problems(root: Path, version: str = "") -> tuple[Problem, ...]:
 
 def check_host(host: HostSource) -> tuple[Problem, ...]:
     """Everything in which ``host`` is not as the plugin needs it."""
-    return tuple(Problem("host-changed", f"{host}: {what}", _HINT) for what in _changes(host))
+    problems = tuple(Problem("host-changed", f"{host}: {what}", _HINT) for what in _changes(host))
+    return (*problems, *hand_edit_suspects(host.folder)) if problems else ()
 
 
 def _changes(host: HostSource) -> Iterator[str]:

@@ -161,3 +161,17 @@ def test_source_of_a_newer_python(copy: Path) -> None:
     """A file that this Python cannot parse counts as one without what is looked for."""
     (copy / RUNNER).write_text("def (:", encoding="utf-8")
     assert any("no class QlibModelRunner" in problem.message for problem in check_host(HostSource(copy, "9")))
+
+
+@pytest.mark.parametrize("parses", [True, False])
+def test_a_refusal_names_a_hand_edit(parses: bool, copy: Path) -> None:
+    """Where the source holds a block that is known, and there alone; a source that works is not refused for one."""
+    block = '        load_sota_from_log = os.getenv("LOAD_SOTA_FROM_LOG", "false") == "true"\n'
+    first = "        if exp.based_experiments and exp.based_experiments[-1].result is None:\n"
+    change(copy, RUNNER, first, block + ("" if parses else "        ===== end =====\n") + first)
+    line = (copy / RUNNER).read_text(encoding="utf-8").split(block)[0].count("\n") + 1
+    problems = check_host(HostSource(copy, "2.0.0"))
+    assert [problem.slug for problem in problems[-1:]] == ([] if parses else ["hand-edit"])
+    if not parses:
+        assert f"{copy / RUNNER}, line {line}, holds" in problems[-1].message
+        assert {problem.slug for problem in problems[:-1]} == {"host-changed"}
