@@ -8,11 +8,15 @@ from rdagent_sota_patch.errors import SnapshotError
 
 
 class Budget:
-    """Values and characters that are left to one session, or to one answer made of it."""
+    """Values and characters that are left to one session, or to one answer made of it.
+
+    Attributes:
+        characters: Taken from directly for a single text; whether it is overdrawn, the next value that is counted says.
+    """
 
     def __init__(self, values: int, characters: int) -> None:
         self._values = self._most_values = values
-        self._characters = self._most_characters = characters
+        self.characters = self._most_characters = characters
 
     def spend(self, value: object) -> None:
         """Count plain data as it would be written out: a part that is met twice counts twice.
@@ -24,7 +28,7 @@ class Budget:
         while waiting:
             one = waiting.pop()
             if isinstance(one, (str, bytes)):
-                self._characters -= len(one)
+                self.characters -= len(one)
             elif isinstance(one, Mapping):
                 waiting.extend(one.keys())
                 waiting.extend(one.values())
@@ -36,7 +40,7 @@ class Budget:
     def spend_values(self, count: int) -> None:
         """Count values of which nothing but their number matters."""
         self._values -= count
-        if self._values < 0 or self._characters < 0:
+        if self._values < 0 or self.characters < 0:
             raise SnapshotError(
                 "snapshot-too-large",
                 f"written out, it has more than {self._most_values:,} values or {self._most_characters:,} characters.",

@@ -37,6 +37,10 @@ _KINDS = {_FACTOR_EXPERIMENT: ExperimentKind.FACTOR, _MODEL_EXPERIMENT: Experime
 
 _OUTSIDE_HISTORY = -1
 
+# What each takes beside its texts, at the least: a list of them may be shared by any number of experiments.
+_VALUES_OF_A_FACTOR = 6
+_VALUES_OF_A_RECORD = 20
+
 EMBEDDED_NAMES = ("model.pkl", "params.pkl")
 """Names in a sub-workspace's ``file_dict`` under which a session keeps weights."""
 
@@ -84,6 +88,7 @@ def read_experiments(loop: object, budget: Budget | None = None) -> tuple[Experi
         if not is_number(loop_index):
             raise _foreign("its trace.idx2loop_id does not map positions to loops")
         records.append(reader.read(experiment, loop_index, feedback))
+        reader.budget.spend_values(_VALUES_OF_A_RECORD)
         inherited += records[-1].inherited_from is not None
     return tuple(records)
 
@@ -97,11 +102,11 @@ class _Reader:
     """Reads experiments once each, however often they are referred to."""
 
     def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+        self.budget = budget
         self._done: dict[int, ExperimentRecord] = {}
         self._open: set[int] = set()
         self._bases: dict[int, ExperimentRecord | None] = {}
-        self._mappings: dict[int, Mapping[str, str]] = {}
+        self._mappings: dict[int, tuple[Mapping[str, str], int]] = {}
 
     def read(self, experiment: object, loop_index: int, feedback: Inert | None) -> ExperimentRecord:
         # Stand-ins stay alive as long as the loop does, so that their ids stay theirs.
@@ -124,7 +129,7 @@ class _Reader:
         origin = experiment.origin if experiment is not None else ("", "")
         kind = _KINDS.get(origin, ExperimentKind.OTHER)
         attributes = _attributes(experiment)
-        notes = _Notes(self._budget)
+        notes = _Notes(self.budget)
         verdict = _attributes(feedback)
         if feedback is not None and "decision" not in verdict:
             raise _foreign(f"a {describe(feedback)} in its history has no decision")
@@ -159,7 +164,7 @@ class _Reader:
     def _based_on(self, attributes: Mapping[str, Any]) -> tuple[ExperimentRecord, ...]:
         """What ``process_factor_data`` would run (``rdagent/scenarios/qlib/developer/utils.py``)."""
         based = _sequence(attributes.get("based_experiments"), "based_experiments")
-        self._budget.spend_values(len(based))
+        self.budget.spend_values(len(based))
         for experiment in based:
             if id(experiment) not in self._bases:
                 self._bases[id(experiment)] = self._base(experiment)
@@ -190,7 +195,8 @@ class _Reader:
             name = parts.get("factor_name", parts.get("name"))
             if type(name) is not str:
                 raise _foreign(f"a factor task ({describe(task)}) has no name")
-            self._budget.spend(name)
+            self.budget.characters -= len(name)
+            self.budget.spend_values(_VALUES_OF_A_FACTOR)
             description = parts.get("description", parts.get("factor_description"))
             factors.append(
                 Factor(
@@ -235,9 +241,12 @@ class _Reader:
                 notes.add(what, f"not a mapping: {describe(plain)}")
                 plain = {}
             texts = {str(key): item if isinstance(item, str) else str(item) for key, item in plain.items()}
-            self._mappings[id(value)] = MappingProxyType(texts)
-        self._budget.spend(self._mappings[id(value)])
-        return self._mappings[id(value)]
+            size = sum(map(len, texts)) + sum(map(len, texts.values()))
+            self._mappings[id(value)] = MappingProxyType(texts), size
+        texts_of_it, size = self._mappings[id(value)]
+        self.budget.characters -= size
+        self.budget.spend_values(2 * len(texts_of_it))
+        return texts_of_it
 
 
 class _Notes(list[str]):
@@ -257,7 +266,10 @@ class _Notes(list[str]):
         except Unthawable as error:
             self.add(what, str(error))
             return otherwise
-        self.budget.spend(taken)
+        if isinstance(taken, (dict, list, tuple)):
+            self.budget.spend(taken)
+        elif isinstance(taken, (str, bytes)):
+            self.budget.characters -= len(taken)
         return taken
 
 
@@ -284,7 +296,7 @@ def _text(value: object, what: str, notes: _Notes) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        notes.budget.spend(value)
+        notes.budget.characters -= len(value)
         return value
     plain = notes.take(what, thaw_plain, value, "")
     return plain if isinstance(plain, str) else str(plain)
@@ -361,7 +373,7 @@ def _code(space: object, file: str, notes: _Notes) -> str | None:
     code = files.get(file) if isinstance(files, dict) else None
     if not isinstance(code, str):
         return None
-    notes.budget.spend(code)
+    notes.budget.characters -= len(code)
     return code
 
 
