@@ -100,6 +100,7 @@ def _to_plain(exported: Exported) -> dict[str, Any]:
         "factor_order": list(order.factor_order) if order is not None else None,
         "alpha_count": order.alpha_count if order is not None else None,
         "dynamic_factor_count": order.dynamic_factor_count if order is not None else None,
+        "order_found": order.found if order is not None else None,
         "feature_importance": None if importance is None else [one.model_dump() for one in importance],
         "audit": manifest.audit if manifest.audit == NOT_AUDITED else manifest.audit.model_dump(),
         "replay": None
@@ -133,7 +134,8 @@ def _show(exported: Exported) -> None:
         table.add_row("model", Text(clean(f"{name} ({meta.kind}){days}")))
         table.add_row(
             "features",
-            f"{len(order.factor_order)}: {order.dynamic_factor_count} mined + {order.alpha_count} Alpha",
+            f"{len(order.factor_order)}: {order.dynamic_factor_count} mined + {order.alpha_count} Alpha"
+            + (", order proven on the back-test" if order.found == "proven" else ""),
         )
     _add_factors(table, exported)
     if meta is not None and meta.feature_importance:
@@ -162,7 +164,7 @@ def _add_factors(table: Table, exported: Exported) -> None:
 def _describe_audit(exported: Exported) -> tuple[str, str]:
     audit = exported.manifest.audit
     if audit == NOT_AUDITED:
-        return f"{NOT_AUDITED}: --data daily_pv.h5 has every factor checked for looking ahead", "yellow"
+        return f"{NOT_AUDITED}: --data FOLDER has every factor checked for looking ahead", "yellow"
     wrong = [clean(factor.name) for factor in audit.factors if factor.causal is False]
     unjudged = [clean(factor.name) for factor in audit.factors if factor.causal is None]
     if wrong or unjudged:

@@ -50,6 +50,7 @@ _QLIB = "scenarios/qlib"
 
 _CLASSES = (
     ("components/workflow/rd_loop.py", "RDLoop", "LoopBase"),
+    ("app/qlib_rd_loop/model.py", "ModelRDLoop", "RDLoop"),
     (f"{_QLIB}/developer/model_runner.py", "QlibModelRunner", "CachedRunner"),
     (f"{_QLIB}/experiment/factor_experiment.py", "QlibFactorExperiment", "FactorExperiment"),
     (f"{_QLIB}/experiment/model_experiment.py", "QlibModelExperiment", "ModelExperiment"),

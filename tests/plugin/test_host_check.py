@@ -100,6 +100,12 @@ def test_release_nobody_has_heard_of(version: str, copy: Path) -> None:
             "does not derive from LoopBase",
         ),
         (
+            "app/qlib_rd_loop/model.py",
+            "class ModelRDLoop(RDLoop)",
+            "class ModelRDLoop(Loop)",
+            "ModelRDLoop does not derive from RDLoop.",
+        ),
+        (
             "utils/workflow/loop.py",
             "def dump(self, path:",
             "def dump(self, where:",
