@@ -65,13 +65,13 @@ def test_a_problem_leaves_with_1(
 
 
 def test_market_data_is_rdagents_own_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its factor code reads, where the settings or RD-Agent's default put it; none is no guess."""
+    """The folder that its factor code reads, where the settings or RD-Agent's default put it; none is no guess."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FACTOR_CoSTEER_DATA_FOLDER", raising=False)
     assert find_market_data() is None
     for folder in ("git_ignore_folder/factor_implementation_source_data", "elsewhere"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "daily_pv.h5").touch()
-    assert find_market_data() == Path("git_ignore_folder/factor_implementation_source_data/daily_pv.h5")
+    assert find_market_data() == Path("git_ignore_folder/factor_implementation_source_data")
     monkeypatch.setenv("FACTOR_CoSTEER_DATA_FOLDER", "elsewhere")
-    assert find_market_data() == Path("elsewhere/daily_pv.h5")
+    assert find_market_data() == Path("elsewhere")
