@@ -224,10 +224,12 @@ def test_verdicts_are_shipped(factor_bundle: Shipped) -> None:
 def test_audit_of_a_bundle(factor_bundle: Shipped, tool: Run, data: Path) -> None:
     """The same factors from the bundle, with the documented object and nothing else."""
     said = tool("audit", str(factor_bundle.folder), "--data", str(data))
-    assert set(said) == {"factors"}
+    assert set(said) == {"factors", "notices"}
     assert {factor["name"] for factor in said["factors"]} == set(MINED)
     for factor in said["factors"]:
-        assert set(factor) == {"name", "causal", "changed_share", "max_change", "lookback_days"}
+        assert set(factor) == {
+            *("name", "causal", "changed_share", "max_change", "lookback_days", "reason", "reads")
+        }
         assert factor["causal"] is True and factor["changed_share"] == 0
 
 

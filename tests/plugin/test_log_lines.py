@@ -14,6 +14,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.factors.checks import Findings
 from rdagent_sota_patch.settings import Settings, load_settings
 from tests.plugin.test_active import SEGMENTS
 from tests.sessions.forged import (
@@ -67,7 +68,7 @@ def said(
     os.environ.pop("RDAGENT_SOTA_FINGERPRINT", None)
     monkeypatch.chdir(tmp_path)
     mocker.patch.object(host, "workspace_root", return_value=tmp_path / "RD-Agent_workspace")
-    mocker.patch.object(active, "check_market", return_value=[])
+    mocker.patch.object(active, "check_market", return_value=Findings())
     mocker.patch.object(active, "model_segments", return_value=SEGMENTS)
     # The rebuilding itself runs factor code; the integration tests do that.
     mocker.patch.object(rebuild, "rebuild_table", side_effect=lambda source: tmp_path / "rebuilt.parquet")
