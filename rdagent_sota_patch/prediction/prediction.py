@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -137,13 +138,15 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
             problems = [*unproven, *problems]
         if problems:
             raise BundleError.of(problems)
-        scorer = load_scorer(bundle, trust=options.trust, limits=options.limits)
         backtested = day <= end_of_backtest(bundle)
         if backtested:
             factors = tuple(replace(factor, lookback=None) for factor in factors)
         report("market", 0, 1)
-        histories = None if table is None else cut_histories(factors, table, days)
-        members, disagreeing = look_at_stocks(bundle, market, table, histories, day)
+        with ThreadPoolExecutor(1, "model") as pool:  # The market is cut by a process of its own meanwhile.
+            loading = pool.submit(load_scorer, bundle, trust=options.trust, limits=options.limits)
+            histories = None if table is None else cut_histories(factors, table, days)
+            members, disagreeing = look_at_stocks(bundle, market, table, histories, day)
+            scorer = loading.result()
         report("market", 1, 1)
         computed = compute_features(
             bundle,
