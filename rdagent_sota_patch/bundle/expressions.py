@@ -30,7 +30,9 @@ OPERATORS = frozenset({
 that name up on pandas objects in two of them.
 """
 
-_FIELD = "field_"
+FIELD, REPORTED_FIELD = "field_", "reported_"
+"""How ``$close`` and ``$$roe_q`` begin as names in the tree that `parse` gives."""
+
 # In this order: a number such as 1e-12 must not be cut at its sign, nor a name be found inside a field.
 _TOKEN = re.compile(
     r"""(?P<space>[ \t]+)
@@ -66,35 +68,60 @@ def require_all_harmless(expressions: Mapping[str, str]) -> None:
         raise BundleError.of(problems)
 
 
+def parse(expression: str) -> ast.expr:
+    """An expression as a tree of Python: fields are names (`FIELD`), operators are calls by name.
+
+    Raises:
+        BundleError: ``expression-refused``.
+    """
+    tree, reason = _read(expression)
+    if tree is None:
+        raise BundleError.of([_refused(expression, "", reason)])
+    return tree
+
+
 def find_harm(expression: str) -> str:
     """Why an expression is not given to Qlib; empty for a harmless one."""
+    return _read(expression)[1]
+
+
+def _read(expression: str) -> tuple[ast.expr | None, str]:
+    """The tree of a harmless expression, or why it is none."""
     if len(expression) > LONGEST:
-        return f"it has {len(expression):,} characters, and {LONGEST:,} is the limit"
+        return None, f"it has {len(expression):,} characters, and {LONGEST:,} is the limit"
     python: list[str] = []
     position = 0
     while position < len(expression):
         match = _TOKEN.match(expression, position)
         if match is None:
-            return f"character {position + 1} begins nothing that is known: {expression[position:][:20]!r}"
+            return (
+                None,
+                f"character {position + 1} begins nothing that is known: {expression[position:][:20]!r}",
+            )
         text = match.group()
         if match.lastgroup == "name" and text not in OPERATORS:
-            return f"{text} is not an operator that takes expressions and numbers alone"
-        python.append(_FIELD if match.lastgroup == "field" else text)
+            return None, f"{text} is not an operator that takes expressions and numbers alone"
+        if match.lastgroup == "field":
+            text = f"{REPORTED_FIELD}{text[2:]}" if text.startswith("$$") else f"{FIELD}{text[1:]}"
+        python.append(text)
         position = match.end()
     try:
         tree = ast.parse("".join(python).strip(), mode="eval").body
-        return next(_judge([tree]), "")
+        reason = next(_judge([tree]), "")
     except SyntaxError as error:
-        return f"it is not well formed ({error.msg})"
+        reason = f"it is not well formed ({error.msg})"
     except (MemoryError, RecursionError):
-        return "it nests too deep"
+        reason = "it nests too deep"
+    return (None, reason) if reason else (tree, "")
 
 
 def _judge(open_nodes: list[ast.expr]) -> Iterator[str]:
     """What is wrong, node by node; a plain loop, since nesting is the writer's choice."""
     while open_nodes:
         match open_nodes.pop():
-            case ast.Constant(value=int() | float()) | ast.Name(id="field_"):
+            case (
+                ast.Constant(value=int() | float()) | ast.Name()
+            ):  # Of a field; an operator's is looked at as part of its call.
                 pass
             case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
                 open_nodes.append(operand)
@@ -112,7 +139,7 @@ def _judge(open_nodes: list[ast.expr]) -> Iterator[str]:
 
 
 def _has_field(node: ast.expr) -> bool:
-    return any(isinstance(part, ast.Name) and part.id == _FIELD for part in ast.walk(node))
+    return any(isinstance(part, ast.Name) and part.id not in OPERATORS for part in ast.walk(node))
 
 
 def _refused(expression: str, name: str, reason: str) -> Problem:

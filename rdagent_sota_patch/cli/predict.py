@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _STAGES = {
     "market": "reading the market data",
     "factors": "mined factors",
-    "alpha": "Alpha features by Qlib",
+    "alpha": "Alpha features",
     "scores": "scores",
 }
 _LISTED = 10
@@ -118,8 +118,13 @@ def _to_plain(prediction: Prediction, files: PredictFiles) -> dict[str, Any]:
         "incomplete": {name: list(missing) for name, missing in prediction.incomplete.items()},
         "coverage": dict(prediction.coverage),
         "notices": [problem_to_plain(notice) for notice in prediction.notices],
+        "alpha_by_qlib": list(prediction.alpha_by_qlib),
         "seconds": dict(prediction.seconds),
     }
+
+
+def _by_qlib(prediction: Prediction) -> str:
+    return f", {len(prediction.alpha_by_qlib)} of them by Qlib" if prediction.alpha_by_qlib else ""
 
 
 def _show(prediction: Prediction, files: PredictFiles) -> None:
@@ -127,7 +132,8 @@ def _show(prediction: Prediction, files: PredictFiles) -> None:
     seconds = prediction.seconds
     out.print(
         f"[bold]{prediction.day:%Y-%m-%d}[/]  {len(prediction.scores):,} of {everyone:,} stocks scored in "
-        f"{seconds['all']:.0f} s (factors {seconds['factors']:.0f} s, Alpha {seconds['alpha']:.0f} s)"
+        f"{seconds['all']:.0f} s (factors {seconds['factors']:.0f} s, Alpha {seconds['alpha']:.0f} s"
+        f"{_by_qlib(prediction)})"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rank", "instrument", "score"):

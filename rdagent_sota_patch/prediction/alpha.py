@@ -1,4 +1,4 @@
-"""Alpha features from market data: Qlib computes them, in a process of its own.
+"""Alpha features from market data: Qlib computes them, in a process of its own, or `alpha_arrays` does.
 
 ``qlib.init`` rules the whole process it is called in, and Qlib prints. So neither happens here.
 """
@@ -21,12 +21,15 @@ import pyarrow.parquet as pq
 
 from rdagent_sota_patch.bundle.expressions import require_harmless
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.prediction.alpha_arrays import compute_on_arrays
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.bundle.documents import ModelMeta
 
-_REMEMBERS = re.compile(r"\bEMA\s*\(")
-"""Of Qlib's operators the one that needs more history than it says (``EMA.get_extended_window_size``)."""
+_REMEMBERS = re.compile(r"\b(EMA|Delta)\s*\(|,\s*0(\.\d*)?\s*\)")
+"""What needs more history than it says (``get_extended_window_size``): averages that never forget, windows of all there
+is, and ``Delta``, which asks for a day less than it looks back.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,29 @@ def alpha_request(
     return AlphaRequest(
         provider, meta.instruments, start, last, first, expressions, tuple(meta.label.values()), jobs
     )
+
+
+def compute_live(
+    meta: ModelMeta, provider: Path, days: pd.DatetimeIndex, *, jobs: int
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The Alpha features that a model takes on days after its back-test: on arrays, and by Qlib what these do not know.
+
+    Returns:
+        As `compute_alpha`; and the names of the features that Qlib computed.
+
+    Raises:
+        BundleError: As `compute_on_arrays` and `compute_alpha`.
+    """
+    expressions = {feature.name: feature.expression for feature in meta.alpha}
+    frame, left = compute_on_arrays(provider, meta.instruments, days, expressions, tuple(meta.label.values()))
+    if not left:
+        return frame, ()
+    by_qlib = meta.model_copy(update={"alpha": tuple(each for each in meta.alpha if each.name in left)})
+    theirs = compute_alpha(alpha_request(by_qlib, provider, days, as_trained=False, jobs=jobs))
+    if len(left) == len(expressions):
+        return theirs, left
+    joined: pd.DataFrame = frame.join(theirs)[list(expressions)]
+    return joined, left
 
 
 def compute_alpha(request: AlphaRequest) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from rdagent_sota_patch.errors import BundleError, Problem
-from rdagent_sota_patch.prediction.alpha import alpha_request, compute_alpha
+from rdagent_sota_patch.prediction.alpha import alpha_request, compute_alpha, compute_live
 from rdagent_sota_patch.prediction.mined import run_mined
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ class Computed:
             any processor.
         mined: The mined factors alone, with the values that the join left out; index likewise.
         factor_seconds: Spent on waiting for the factors' code.
-        alpha_seconds: Spent on waiting for Qlib.
+        alpha_seconds: Spent on the Alpha features.
+        alpha_by_qlib: Which of these Qlib computed itself.
     """
 
     frame: pd.DataFrame
     mined: pd.DataFrame
     factor_seconds: float
     alpha_seconds: float
+    alpha_by_qlib: tuple[str, ...]
 
 
 def compute_features(
@@ -62,7 +64,8 @@ def compute_features(
         market: The user's market data.
         files: The mined factors, from `list_mined`, each with the ``daily_pv.h5`` that its code is run on.
         days: Consecutive trading days, ascending.
-        as_trained: Alpha features from the day on which the training's data began; see `alpha_request`.
+        as_trained: All Alpha features by Qlib, from the day on which the training's data began; see `alpha_request`.
+            Otherwise on arrays as far as these know them; see `compute_live`.
         limits: For each factor.
         jobs: Factors at a time, and Qlib's processes.
         report: Told about the progress.
@@ -73,7 +76,7 @@ def compute_features(
     """
     order, meta = bundle.model
     problems: list[Problem] = []
-    mined, alpha = pd.DataFrame(), no_rows()
+    mined, alpha, by_qlib = pd.DataFrame(), no_rows(), tuple(feature.name for feature in meta.alpha)
     start = time.perf_counter()
     try:
         mined = run_mined(files, days, limits=limits, jobs=jobs, report=report)
@@ -84,9 +87,10 @@ def compute_features(
     try:
         # A factor table alone needs nothing of Qlib.
         if meta.alpha or meta.label:
-            alpha = compute_alpha(
-                alpha_request(meta, market.qlib_dir, days, as_trained=as_trained, jobs=jobs)
-            )
+            if as_trained:
+                alpha = compute_alpha(alpha_request(meta, market.qlib_dir, days, as_trained=True, jobs=jobs))
+            else:
+                alpha, by_qlib = compute_live(meta, market.qlib_dir, days, jobs=jobs)
             problems += _find_empty(alpha, days[-1])
     except BundleError as error:
         problems += error.problems
@@ -100,7 +104,7 @@ def compute_features(
         complete_rows=drops_incomplete_rows(bundle),
         join=order.join if mined.columns.size else "left",
     )
-    return Computed(order_columns(frame, order.factor_order), mined, ran - start, done - ran)
+    return Computed(order_columns(frame, order.factor_order), mined, ran - start, done - ran, by_qlib)
 
 
 def join_features(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 _MARKET_NAME = re.compile(r"[\w.-]+")
 
 
@@ -92,36 +94,62 @@ def members_on(memberships: Sequence[Membership], day: pd.Timestamp) -> tuple[st
 
 
 def read_closes(qlib_dir: Path, instruments: Sequence[str], position: int) -> pd.Series:
-    """Qlib's closing prices of one day.
+    """Qlib's closing prices of one day, index instrument, float32; a stock that has no such value is left out.
 
     Args:
         qlib_dir: Qlib's provider folder.
-        instruments: Whose; one that Qlib has no such value of is left out.
+        instruments: Whose.
         position: Of the day in `read_calendar`.
+    """
+    values, present = read_field(qlib_dir, instruments, "close", (position, position))
+    closes: pd.Series = pd.Series(values[0], index=list(instruments), dtype=np.float32)[present[0]]
+    return closes
+
+
+def read_field(
+    qlib_dir: Path, instruments: Sequence[str], field: str, span: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """One field of Qlib's data.
+
+    A file holds little-endian float32, the first of which is the position of the second
+    (``qlib/data/storage/file_storage.py``).
+
+    Args:
+        qlib_dir: Qlib's provider folder.
+        instruments: Whose.
+        field: ``close`` and the like.
+        span: First and last position in `read_calendar`; may begin before the calendar.
 
     Returns:
-        Index instrument, float32. A file holds little-endian float32, the first of which is the position of the second
-        (``qlib/data/storage/file_storage.py``).
+        By day and stock: the values, NaN where there are none; and which of them the files reach to.
+
+    Raises:
+        BundleError: ``bad-market-data``.
     """
-    closes = {}
-    for instrument in instruments:
-        path = qlib_dir / "features" / instrument.lower() / "close.day.bin"
+    first, last = span
+    values = np.full((last - first + 1, len(instruments)), np.nan, dtype=np.float32)
+    present = np.zeros(values.shape, dtype=bool)
+    for column, instrument in enumerate(instruments):
+        path = qlib_dir / "features" / instrument.lower() / f"{field.lower()}.day.bin"
         try:
             with path.open("rb") as file:
-                start = np.frombuffer(file.read(4), "<f4")
-                offset = position - int(start[0]) if len(start) else -1
-                if offset < 0:
+                head = np.frombuffer(file.read(4), "<f4")
+                if not len(head):
                     continue
-                file.seek(4 * (offset + 1))
-                value = np.frombuffer(file.read(4), "<f4")
+                begin = int(head[0])
+                start = max(first, begin)
+                if start > last:
+                    continue
+                file.seek(4 * (start - begin + 1))
+                found = np.frombuffer(file.read(4 * (last - start + 1)), "<f4")
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise _bad_market_data(path, f"cannot be read ({error})") from error
-        if len(value):
-            closes[instrument] = value[0]
-    series: pd.Series = pd.Series(closes, dtype=np.float32)
-    return series
+        rows = slice(start - first, start - first + len(found))
+        values[rows, column] = found
+        present[rows, column] = True
+    return values, present
 
 
 def find_day_problems(

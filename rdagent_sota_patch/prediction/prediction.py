@@ -73,7 +73,8 @@ class Prediction:
             back-test, with the names of these.
         coverage: Feature to the share of the market's stocks that have a value of it, 0 to 1.
         notices: What whoever uses the scores should know.
-        seconds: ``factors`` and ``alpha``: waiting for the factors' code and for Qlib; ``all``.
+        alpha_by_qlib: The Alpha features that Qlib computed; the others were computed on arrays of all stocks.
+        seconds: ``factors`` and ``alpha``: spent on the factors' code and on Alpha features; ``all``.
     """
 
     day: pd.Timestamp
@@ -85,6 +86,7 @@ class Prediction:
     incomplete: Mapping[str, tuple[str, ...]]
     coverage: Mapping[str, float]
     notices: tuple[Problem, ...]
+    alpha_by_qlib: tuple[str, ...]
     seconds: Mapping[str, float]
 
     @property
@@ -186,6 +188,7 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
         incomplete=find_incomplete(today.loc[scores.index]),
         coverage=cover(members, today, mined),
         notices=(*_audit_notices(bundle, factors), *unproven, *found),
+        alpha_by_qlib=computed.alpha_by_qlib,
         seconds={
             "factors": computed.factor_seconds,
             "alpha": computed.alpha_seconds,

@@ -71,6 +71,7 @@ def prediction() -> Prediction:
         incomplete={str(scores.index[0]): ("GapA",)},
         coverage=dict.fromkeys(ORDER, 0.75),
         notices=(Problem("factors-not-audited", "The factors <were> never audited."),),
+        alpha_by_qlib=(),
         seconds={},
     )
 

@@ -19,7 +19,7 @@ def predicted(*, explain: bool = False, top: int | None = None) -> Prediction:
     scores = rank_scores(pd.Series({"D": 0.1 + 0.2, "B": 1 / 3, "C": -2.0, "A": 1 / 3}))
     features = pd.DataFrame({"Gap": [1.5, np.nan, 0.25, 2.0]}, index=scores.index)
     return Prediction(
-        pd.Timestamp("2024-01-02"), scores, features, top, explain, {}, {}, {"Gap": 0.75}, (), {}
+        pd.Timestamp("2024-01-02"), scores, features, top, explain, {}, {}, {"Gap": 0.75}, (), (), {}
     )
 
 
@@ -57,7 +57,7 @@ def renamed(features: list[str], stocks: list[str]) -> Prediction:
     """Two stocks with these names, and features likewise."""
     scores = rank_scores(pd.Series([2.0, 1.0], index=stocks))
     values = pd.DataFrame(np.arange(2.0 * len(features)).reshape(2, -1), index=scores.index, columns=features)
-    return Prediction(pd.Timestamp("2024-01-02"), scores, values, None, True, {}, {}, {}, (), {})
+    return Prediction(pd.Timestamp("2024-01-02"), scores, values, None, True, {}, {}, {}, (), (), {})
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
