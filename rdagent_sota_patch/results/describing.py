@@ -248,13 +248,13 @@ def _describe_sota(sota: Sota) -> SotaItem:
 def _describe_loop(record: ExperimentRecord, sota: Sota | None) -> LoopItem:
     source = record.sota_source or {}
     origin = record.inherited_from
-    is_sota = sota is not None and record is sota.own.experiment
-    keys = sota.own.keys if sota is not None and is_sota else (None,) * len(record.factors)
+    is_last = sota is not None and record is sota.own.experiment
+    keys = sota.own.keys if sota is not None and is_last else (None,) * len(record.factors)
     return LoopItem(
         loop=record.loop,
         kind=record.kind.value,
         decision=record.decision,
-        is_sota=is_sota,
+        is_last_sota=is_last,
         hypothesis=record.hypothesis,
         reason=record.reason,
         factors=tuple(

@@ -154,26 +154,27 @@ class Service:
             task = await asyncio.to_thread(self._tasks.find, task_id)
         return await self._views.get(task)
 
-    async def find_asset(self, task_id: str, key: str, *, replay: bool) -> Asset:
+    async def find_asset(self, task_id: str, key: str, *, replay: bool, asked: str | None = None) -> Asset:
         """Weights, factor code, or a file of the run's bundle.
 
         Args:
             task_id: The run.
             key: Of the asset.
             replay: For a file of the bundle: of the one with its evidence.
+            asked: What the asset was called by whoever asks, if otherwise.
 
         Raises:
             ApiError: ``asset-not-found``, ``asset-not-available``.
             SotaError: The bundle cannot be exported.
         """
         view = await self.find(task_id)
-        asset = view.find_asset(key)
+        asset = view.find_asset(key, asked)
         if asset is None and view.sota is not None and _may_be_in_bundle(key):
             asset = (await self._bundles.get(BundleRequest(view, "factor", replay))).find_asset(key)
         if asset is None:
             raise ApiError(
                 "asset-not-found",
-                f"{view.session.task_id} has no asset {key!r}.",
+                f"{view.session.task_id} has no asset {asked or key!r}.",
                 "GET sota_factor_anchor names the keys; asset_bytes?key=manifest.json lists the bundle's files.",
             )
         return asset
@@ -195,7 +196,8 @@ class Service:
         place = None if view.sota is None else view.sota.own.experiment.workspace
         if place is not None:
             key = key.removeprefix(f"workspaces/{place.name}/")
-        return await self.find_asset(task_id, ENTRY if key == "factor_entry.py" else key, replay=False)
+        key = ENTRY if key == "factor_entry.py" else key
+        return await self.find_asset(task_id, key, replay=False, asked=relpath)
 
     async def anchor(self, task_id: str) -> Asset:
         """``/tasks/{task_id}/sota_factor_anchor``; it names ``model_meta.json`` where that can be had.
