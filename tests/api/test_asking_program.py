@@ -96,7 +96,7 @@ def test_every_loop_has_what_it_reads(served: Served) -> None:
     """The eleven fields, beside today's."""
     answer = get_json(f"{served.url}/tasks/accepted/loops")
     assert (answer["ok"], answer["count"]) == (True, 3)
-    first, rejected, last = answer["loops"]
+    first, _, last = answer["loops"]
     for loop in answer["loops"]:
         assert loop.keys() >= PER_LOOP | {"loop", "kind", "decision", "factors", "metrics"}
         assert loop["annualized_return"] == loop["metrics"].get(
