@@ -165,7 +165,7 @@ def _execute_all(codes: Mapping[tuple[int, int], _Code]) -> dict[tuple[int, int]
         market = read_market(factor_data_folder(), jail=jail)
         for notice in market.find_notices():
             logger.warning(str(notice))
-        (folder,) = market.folders([(None, market.days[-1])])
+        folder = market.as_one()
 
         def execute(code: _Code) -> pd.DataFrame | SotaError:
             try:
