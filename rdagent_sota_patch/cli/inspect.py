@@ -33,7 +33,7 @@ _COLUMNS = (
     ("ICIR", "ICIR"),
     ("Rank IC", "Rank IC"),
     ("ann. return", ANNUALIZED_RETURN),
-    ("max drawdown", MAX_DRAWDOWN),
+    ("drawdown", MAX_DRAWDOWN),
 )
 
 _BASIS_POINTS = 10_000
