@@ -223,6 +223,24 @@ class LoopItem(Answer):
         """Of `model`."""
         return None if self.model is None else self.model.name
 
+    @computed_field(description="Its kind, `Tabular` or `TimeSeries`; null for a factor experiment.")  # type: ignore[prop-decorator]
+    @property
+    def model_type_tag(self) -> Text | None:
+        """Of `model`."""
+        return None if self.model is None else self.model.model_type
+
+    @computed_field(description="What it is, in words; null for a factor experiment.")  # type: ignore[prop-decorator]
+    @property
+    def model_description(self) -> Text | None:
+        """Of `model`."""
+        return None if self.model is None else self.model.description
+
+    @computed_field(description="Its layers, in words; null for a factor experiment.")  # type: ignore[prop-decorator]
+    @property
+    def model_architecture(self) -> Text | None:
+        """Of `model`."""
+        return None if self.model is None else self.model.architecture
+
     @computed_field(description="The same as `decision`.")  # type: ignore[prop-decorator]
     @property
     def feedback(self) -> bool | None:
@@ -270,6 +288,15 @@ class LoopItem(Answer):
     def total_count(self) -> int:
         """How many factors were proposed."""
         return len(self.all_factors)
+
+
+class ModelCode(Answer):
+    """The code of a loop's model."""
+
+    task_id: TaskId
+    ok: Annotated[Literal[True], Field(description="Always true: what cannot be had is a problem.")] = True
+    loop_id: Annotated[int, Field(description="RD-Agent's loop index.")]
+    model_code: Annotated[Text, Field(description="Text of its `model.py`.")]
 
 
 class LoopList(Answer):

@@ -38,11 +38,17 @@ from rdagent_sota_patch.results.checkout_answers import (
     list_complete_assets,
     preview_alignment,
 )
-from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind, why_none
+from rdagent_sota_patch.results.describing import (
+    bundle_stages,
+    describe_model_code,
+    describe_time,
+    run_kind,
+    why_none,
+)
 from rdagent_sota_patch.results.disk_use import WorkspaceList, list_workspaces
 from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest
 from rdagent_sota_patch.results.factor_metrics import find_inputs, name_inputs
-from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
+from rdagent_sota_patch.results.schemas import ModelCode, ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
@@ -248,6 +254,10 @@ class Service:
             return FiguresRequest(view, inputs, name_inputs(view.session, inputs))
 
         return await asyncio.to_thread(find)
+
+    async def give_model_code(self, task_id: str, loop: int) -> ModelCode:
+        """``/tasks/{task_id}/loops/{loop}/model_code``; see `find` and `describe_model_code` for what it raises."""
+        return describe_model_code((await self.find(task_id)).session, loop)
 
     async def list_workspaces(self, task_id: str, *, quick: bool) -> WorkspaceList:
         """``/tasks/{task_id}/workspaces``; see `find` for what it raises."""

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.bundle.made import FACTOR_CODE, FACTOR_DAYS
-from tests.results.log_root import CANARY, Project
+from tests.results.log_root import CANARY, MODEL_CODE, Project
 
 from .served import Served
 
@@ -122,7 +122,21 @@ def test_accepted_loops_of_models(served: Served) -> None:
     for loop, name in ((accepted, "Net"), (rejected, "Worse")):
         assert (loop["exp_type"], loop["model_name"]) == ("QlibModelExperiment", name)
         assert loop["is_last_sota"] is False
+        assert (loop["model_type_tag"], loop["model_architecture"]) == ("Tabular", "one layer")
     assert (accepted["is_sota"], rejected["is_sota"]) == (True, False)
+
+
+def test_code_of_a_model(served: Served) -> None:
+    """It asks for each accepted model's, by the loop; one that is not there, or no model's, is a problem."""
+    given = get_json(f"{served.url}/tasks/model/loops/0/model_code")
+    assert (given["ok"], given["loop_id"]) == (True, 0)
+    assert given["model_code"] == MODEL_CODE
+    for path, status, slug in (
+        ("model/loops/9/model_code", 404, "loop-not-found"),
+        ("accepted/loops/0/model_code", 409, "asset-not-available"),
+    ):
+        answer = served.get(f"/tasks/{path}")
+        assert (answer.status, answer.document["slug"]) == (status, slug)
 
 
 def test_an_inherited_loop_is_another_runs(served: Served) -> None:
