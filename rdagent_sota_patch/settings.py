@@ -7,6 +7,7 @@ RD-Agent's command line loads ``.env`` from the current folder; which of the two
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,9 @@ DEFAULT_FACTOR_FILE = Path("sota_factors.parquet")
 
 LARGEST_EMBEDDED_MB = 256
 """A session may hold a factor's and a model's weights, and is read up to 1,024 MB."""
+
+_ALIKE = 0.88
+"""How like a setting's name a variable's must be to be taken for it misspelt (`difflib`): a letter or two."""
 
 _TRUE = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE = frozenset({"0", "false", "no", "off", "f", "n", ""})
@@ -232,6 +236,7 @@ class Settings(BaseSettings):
             )
         if self.source is not None:
             yield from self._alpha_notices()
+        yield from _misspelt()
 
     def _alpha_notices(self) -> Iterable[Problem]:
         """What RD-Agent's own reading of ``USE_ALPHA_FACTORS`` does to this run."""
@@ -257,6 +262,18 @@ class Settings(BaseSettings):
                 f"({reading.place}). It is {state} for this run: the plugin gives that code "
                 f"{reading.spelling(self.use_alpha_factors)!r}.",
                 f"Write {ALPHA}={reading.spelling(self.use_alpha_factors)}, which both read alike.",
+            )
+
+
+def _misspelt() -> Iterable[Problem]:
+    """Variables that no setting is called like, and nearly: a run would go on without what was meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    for name in sorted(name for name in os.environ if name.upper() not in known):
+        for meant in get_close_matches(name.upper(), known, n=1, cutoff=_ALIKE):
+            yield Problem(
+                "unknown-setting",
+                f"{name} is set, and no setting is called so: it has no effect. {meant} is one.",
+                f"Write {meant}, in the environment or in .env, if that was meant.",
             )
 
 

@@ -21,7 +21,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "recorders": {"sessions", "factors", "bundle", "scoring"},
     "prediction": {"bundle", "scoring", "confinement", "audit", "factors"},
     "exporting": {"sessions", "factors", "bundle", "scoring", "recorders", "prediction", "audit"},
-    "plugin": {"sessions", "factors", "audit", "recorders", "patching"},
+    "plugin": {"sessions", "factors", "confinement", "audit", "recorders", "patching"},
     "results": {"sessions", "factors", "bundle", "recorders", "exporting", "confinement"},
     "pages": {"results"},
     "api": {"results", "pages", "bundle"},

@@ -104,6 +104,41 @@ def test_path_without_switch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [notice.slug for notice in settings.notices()] == ["path-without-switch"]
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SOTA_LOGPATH", "SOTA_LOG_PATH"),
+        ("LOAD_SOTA_FROM_LOGS", "LOAD_SOTA_FROM_LOG"),
+        ("load_sota_from_logs", "LOAD_SOTA_FROM_LOG"),
+        ("LOAD_SOTA_FACTOR", "LOAD_SOTA_FACTORS"),
+        ("USE_ALPHA_FACTOR", "USE_ALPHA_FACTORS"),
+        ("SOTA_STRICKT", "SOTA_STRICT"),
+    ],
+)
+def test_a_misspelt_setting_is_said(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
+    """It has no effect, and a run without SOTA factors is not what was meant."""
+    monkeypatch.setenv(name, "true")
+    (notice,) = load_settings().notices()
+    assert notice.slug == "unknown-setting"
+    assert notice.message.startswith(f"{name} is set")
+    assert meant in notice.message
+
+
+def test_other_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other programs, and of RD-Agent."""
+    for name in (
+        "SOTA_URL",
+        "LOG_PATH",
+        "LOG_TRACE_PATH",
+        "WORKSPACE_PATH",
+        "FACTORS_PATH",
+        "USE_ALPHA",
+        "SOTA",
+    ):
+        monkeypatch.setenv(name, "x")
+    assert load_settings().notices() == ()
+
+
 def test_alpha_without_source_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """USE_ALPHA_FACTORS alone has no effect, and a notice says so."""
     monkeypatch.setenv("USE_ALPHA_FACTORS", "1")

@@ -30,6 +30,7 @@ from rdagent_sota_patch.results.factor_metrics import FactorMetrics
 from rdagent_sota_patch.results.schemas import (
     Health,
     LoopList,
+    ModelCode,
     ProblemDocument,
     SessionAnchor,
     SotaFactorAnchor,
@@ -225,6 +226,11 @@ def _add_answers_of_checkouts(app: FastAPI, service: Service) -> None:
     async def complete_assets(task_id: TaskId, request: Request) -> Response:
         """Give the SOTA's factors with their code, where its weights are, and the model's input."""
         return _answer(await service.list_complete_assets(task_id), request)
+
+    @_get(app, "/tasks/{task_id}/loops/{loop}/model_code", ModelCode, *_OF_A_RUN)
+    async def model_code(task_id: TaskId, loop: Loop, request: Request) -> Response:
+        """Give the code of the model that a loop proposed."""
+        return _answer(await service.give_model_code(task_id, loop), request)
 
     @_get(app, "/tasks/{task_id}/workspaces", WorkspaceList, *_OF_A_RUN)
     async def workspaces(task_id: TaskId, request: Request, quick: Quick = True) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
@@ -12,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rdagent_sota_patch.audit.windows import LEAST_CUTS
-from rdagent_sota_patch.cli.output import JsonOption, reports_errors
+from rdagent_sota_patch.cli.output import JsonOption, find_market_data, reports_errors
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
 
@@ -48,17 +47,6 @@ JobsOption = Annotated[
 
 QLIB_DIR = Path("~/.qlib/qlib_data/cn_data")
 """Where RD-Agent's templates look (``provider_uri``)."""
-
-
-_FACTOR_DATA = "git_ignore_folder/factor_implementation_source_data"
-"""RD-Agent's own default of ``FACTOR_CoSTEER_DATA_FOLDER`` (``components/coder/factor_coder/config.py``)."""
-
-
-def find_market_data() -> Path | None:
-    """The data folder that this project's RD-Agent gives to factor code; None where it has no ``daily_pv.h5``."""
-    folder = os.environ.get("FACTOR_CoSTEER_DATA_FOLDER")  # noqa: SIM112 - so RD-Agent spells it
-    path = Path(folder or _FACTOR_DATA)
-    return path if (path / "daily_pv.h5").is_file() else None
 
 
 class LayoutChoice(str, Enum):
@@ -117,7 +105,11 @@ def export(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Audit the factors, too, on this data folder or daily_pv.h5."),
+        typer.Option(
+            "--data",
+            help="Audit the factors, too, on this data folder or daily_pv.h5. Without it, an earlier audit's verdicts "
+            "on what FACTOR_CoSTEER_DATA_FOLDER names are taken over.",
+        ),
     ] = None,
     sign: Annotated[bool, typer.Option("--sign", help="Sign the bundle with the key of --key-file.")] = False,
     key_file: KeyOption = None,

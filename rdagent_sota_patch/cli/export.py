@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from rdagent_sota_patch.audit.kept import keep_audit, read_kept_audit
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED
 from rdagent_sota_patch.bundle.folder import require_free
 from rdagent_sota_patch.bundle.signing import read_key
-from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_problems, tell_of_open_ways
+from rdagent_sota_patch.cli.output import (
+    clean,
+    err,
+    find_market_data,
+    out,
+    print_json,
+    print_problems,
+    tell_of_open_ways,
+)
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.exporting.export import Exported, ExportOptions, export_bundle, factor_codes
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -22,6 +31,9 @@ from rdagent_sota_patch.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from rdagent_sota_patch.audit.verdicts import Audit
+    from rdagent_sota_patch.sessions.records import Session
 
 _SHOWN_FEATURES = 5
 _MIB = 1 << 20
@@ -57,7 +69,6 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     with _status() as report:
         if files.data is not None:
             from rdagent_sota_patch.audit.auditing import examine_factors
-            from rdagent_sota_patch.audit.kept import keep_audit
 
             tell_of_open_ways()
 
@@ -70,11 +81,34 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
             print_problems(audited.notices, style="yellow", mark="!")
             keep_audit(audited.audit, files.data)
             options = replace(options, audit=audited.audit)
+        else:
+            options = replace(options, audit=_find_kept(session, options))
         exported = export_bundle(session, files.target, options, report)
     if as_json:
         print_json(_to_plain(exported))
         return
     _show(exported)
+
+
+def _find_kept(session: Session, options: ExportOptions) -> Audit | None:
+    """Verdicts of an earlier audit of all of these factors on the default data folder as it is now; None without."""
+    data = find_market_data()
+    if data is None:
+        return None
+    try:
+        codes = factor_codes(session, options.chosen_stage, options.roots)
+        kept = read_kept_audit(codes, data)
+    except BundleError:
+        # What is wrong with the run, the export says; and without its verdicts, a factor is not audited.
+        return None
+    if kept is None:
+        return None
+    # One each; where any found a factor to see the future, that one.
+    ordered = sorted(kept.factors, key=lambda verdict: verdict.causal is not False, reverse=True)
+    verdicts = {verdict.name: verdict for verdict in ordered}
+    if verdicts.keys() != codes.keys():
+        return None
+    return kept.model_copy(update={"factors": tuple(verdicts[name] for name in codes)})
 
 
 @contextmanager
@@ -164,7 +198,11 @@ def _add_factors(table: Table, exported: Exported) -> None:
 def _describe_audit(exported: Exported) -> tuple[str, str]:
     audit = exported.manifest.audit
     if audit == NOT_AUDITED:
-        return f"{NOT_AUDITED}: --data FOLDER has every factor checked for looking ahead", "yellow"
+        return (
+            f"{NOT_AUDITED}: whether a factor looks ahead, and which files the factors read, is not in the bundle; "
+            "with --data FOLDER it is",
+            "yellow",
+        )
     wrong = [clean(factor.name) for factor in audit.factors if factor.causal is False]
     unjudged = [clean(factor.name) for factor in audit.factors if factor.causal is None]
     if wrong or unjudged:

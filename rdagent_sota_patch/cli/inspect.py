@@ -33,7 +33,7 @@ _COLUMNS = (
     ("ICIR", "ICIR"),
     ("Rank IC", "Rank IC"),
     ("ann. return", ANNUALIZED_RETURN),
-    ("max drawdown", MAX_DRAWDOWN),
+    ("drawdown", MAX_DRAWDOWN),
 )
 
 _BASIS_POINTS = 10_000
@@ -78,7 +78,7 @@ def run_inspect(log: Path, as_json: bool, *, metrics: bool = False, data: Path |
 
 
 def _measure(session: Session, data: Path | None) -> FactorMetrics:
-    from rdagent_sota_patch.cli.bundle_commands import find_market_data
+    from rdagent_sota_patch.cli.output import find_market_data
     from rdagent_sota_patch.results.factor_metrics import find_inputs, measure_factors, name_inputs
 
     roots = load_settings().sota_workspace_root

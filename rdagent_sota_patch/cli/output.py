@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -35,6 +36,9 @@ DataOption = Annotated[
     ),
 ]
 
+_FACTOR_DATA = "git_ignore_folder/factor_implementation_source_data"
+"""RD-Agent's own default of ``FACTOR_CoSTEER_DATA_FOLDER`` (``components/coder/factor_coder/config.py``)."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -42,6 +46,13 @@ err = Console(stderr=True)
 def clean(text: object) -> str:
     """Text from a log or a path as it may go to a terminal: no control characters, no lone surrogates."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(text))
+
+
+def find_market_data() -> Path | None:
+    """The data folder that this project's RD-Agent gives to factor code; None where it has no ``daily_pv.h5``."""
+    folder = os.environ.get("FACTOR_CoSTEER_DATA_FOLDER")  # noqa: SIM112 - so RD-Agent spells it
+    path = Path(folder or _FACTOR_DATA)
+    return path if (path / "daily_pv.h5").is_file() else None
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:

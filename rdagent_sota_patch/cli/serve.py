@@ -65,7 +65,7 @@ def run_serve(options: ServeOptions, as_json: bool) -> None:
     from rdagent_sota_patch.api.access import decide_access
     from rdagent_sota_patch.api.app import create_app
     from rdagent_sota_patch.api.server import ServerOptions, run_server
-    from rdagent_sota_patch.cli.bundle_commands import find_market_data
+    from rdagent_sota_patch.cli.output import find_market_data
     from rdagent_sota_patch.results.service import Folders
 
     access = decide_access(options.host, options.token_file)

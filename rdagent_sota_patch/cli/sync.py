@@ -116,7 +116,8 @@ def _show(result: SyncResult, options: SyncOptions) -> None:
     )
     if result.transferred:
         kept = len(manifest.files) - len(result.transferred)
-        stayed = f"; {kept} were right already" if kept else ""
+        made = "were made of them, or were" if options.layout == "notes" else "were"
+        stayed = f"; {kept} {made} right already" if kept else ""
         out.print(
             f"Transferred: {len(result.transferred)} files, {result.received / _MIB:.1f} MiB{stayed}.",
             highlight=False,

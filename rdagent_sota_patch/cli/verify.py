@@ -27,6 +27,7 @@ from rdagent_sota_patch.scoring.scoring import load_scorer
 from rdagent_sota_patch.sync.companion import has_evidence, require_companion
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from rdagent_sota_patch.bundle.opening import Bundle
@@ -77,7 +78,7 @@ def run_verify(folder: Path, options: VerifyOptions, as_json: bool) -> None:
             notices.append(_not_replayed(bundle))
         if options.market is not None:
             tell_of_open_ways()
-            runs[_WHOLE] = _recompute(bundle, options.market, options)
+            runs[_WHOLE] = _recompute(bundle, options.market, options, notices.append)
     problems = [_differs(bundle, name, replayed) for name, replayed in runs.items() if not replayed.within]
     if as_json:
         notes = [problem_to_plain(notice) for notice in notices]
@@ -106,14 +107,16 @@ def _not_replayed(bundle: Bundle) -> Problem:
     )
 
 
-def _recompute(bundle: Bundle, market: MarketFiles, options: VerifyOptions) -> Replayed:
+def _recompute(
+    bundle: Bundle, market: MarketFiles, options: VerifyOptions, tell: Callable[[Problem], None]
+) -> Replayed:
     from rdagent_sota_patch.cli.predict import show_report
     from rdagent_sota_patch.prediction.recomputation import RecomputeOptions, recompute
 
     jobs = {} if options.jobs is None else {"jobs": options.jobs}
     with show_report() as report:
         chosen = RecomputeOptions(trust=options.trust, limits=options.limits, **jobs)
-        return recompute(bundle, market, report, chosen)
+        return recompute(bundle, market, report, chosen, tell)
 
 
 def _differs(bundle: Bundle, name: str, replayed: Replayed) -> Problem:

@@ -126,6 +126,20 @@ class MarketTable:
         self._require_days(windows)
         return self._folders([_copy(*window) for window in windows], names)
 
+    def as_one(self) -> Path:
+        """The data folder with no table of it going beyond the last day of ``daily_pv.h5``; itself where none does.
+
+        Raises:
+            BundleError: ``market-data-unreadable``.
+        """
+        end = self.days[-1]
+        if all(
+            table.days is None or not len(table.days) or table.days[-1] <= end
+            for table in self.tables.values()
+        ):
+            return self.data
+        return self.folders([(None, end)])[0]
+
     def altered_after(self, day: pd.Timestamp, names: Collection[str] | None = None) -> Path:
         """A data folder with other numbers after ``day``, and the same rows, gaps and types throughout."""
         return self._folders([_Copy(altered_after=day.isoformat())], names)[0]

@@ -204,12 +204,15 @@ def _check_market(table: FactorTable, index: RowIndex, spans: list[_Span], unive
     if not lacking:
         return Findings()
     absent = int(((there == 0) & (wanted > 0)).sum())
+    are = "is" if absent == 1 else "are"
+    absence = f", {absent} of which {are} not in it at all" if absent else ""
     return _rate(
         there.sum() / wanted.sum(),
         f"{table.path} covers {_percent(int(there.sum()), int(wanted.sum()))} of the days on which the "
-        f"{int((wanted > 0).sum())} instruments of {universe.market} were traded in the run's segments; less than "
-        f"{_NEARLY_ALL:.0%} of {_listed(lacking)}; {absent} are not in it at all.",
-        "The model sees no factor values for them. Compute the factors for the whole market that the run trades.",
+        f"{int((wanted > 0).sum())} instruments of {universe.market} were traded in the run's segments; it lacks "
+        f"more than a tenth of the days of {_listed(lacking)}{absence}.",
+        "The model sees no factor values there. Compute the factors for the whole market that the run trades; an index "
+        "among the stocks (`market: all` with the benchmark in it) needs none.",
     )
 
 

@@ -160,7 +160,7 @@ def draw_chart(loops: Sequence[LoopItem]) -> Chart:
 
 def mark_of(loop: LoopItem) -> str:
     """Which mark a loop has."""
-    if loop.is_sota:
+    if loop.is_last_sota:
         return "sota"
     return {True: "accepted", False: "rejected", None: "open"}[loop.decision]
 

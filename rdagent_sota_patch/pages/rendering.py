@@ -118,7 +118,7 @@ def _split_factors(
     if summary.sota is None:
         return (), ()
     every = summary.sota.factors
-    own = next((len(loop.factors) for loop in loops.loops if loop.is_sota), len(every))
+    own = next((len(loop.factors) for loop in loops.loops if loop.is_last_sota), len(every))
     return every[len(every) - own :], every[: len(every) - own]
 
 

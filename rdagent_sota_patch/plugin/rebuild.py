@@ -1,7 +1,8 @@
 """Make a factor table again that is gone, from the factor code that the session holds.
 
-The accepted experiments are put together again and sent through RD-Agent's own ``QlibFactorRunner.develop``, whose
-back-test alone is left out, so that the table is what RD-Agent itself would have fed
+The code is run confined, on all files of the data folder. What it gives is put together again into the accepted
+experiments, and these are sent through RD-Agent's own ``QlibFactorRunner.develop``, which then has only to join: its
+back-test is left out. So the table is what RD-Agent itself would have fed
 (``rdagent/scenarios/qlib/developer/factor_runner.py``: run, deduplicate, join, drop incomplete rows, sort).
 """
 
@@ -9,9 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rdagent.components.coder.factor_coder.config import FACTOR_COSTEER_SETTINGS
 from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
 from rdagent.core.conf import RD_AGENT_SETTINGS
 from rdagent.core.exception import FactorEmptyError
@@ -21,7 +26,12 @@ from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperi
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rdagent_sota_patch.errors import SourceError
+from rdagent_sota_patch.confinement.factors import run_factor
+from rdagent_sota_patch.confinement.jail import Jail
+from rdagent_sota_patch.confinement.limits import Limits
+from rdagent_sota_patch.confinement.market import read_market
+from rdagent_sota_patch.confinement.probe import what_confines
+from rdagent_sota_patch.errors import BundleError, SotaError, SourceError
 from rdagent_sota_patch.factors.copying import copy_table
 from rdagent_sota_patch.factors.sources import TABLE_NAME, Source
 from rdagent_sota_patch.plugin.host import factor_data_folder, table_store
@@ -35,14 +45,22 @@ from rdagent_sota_patch.plugin.synthetic import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
 
     from rdagent_sota_patch.sessions.records import ExperimentRecord
 
-_OUTPUT_SHOWN = 2000
-"""Characters of a failed factor's output that are shown."""
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """The code of one factor."""
+
+    name: str
+    description: str
+    formulation: str
+    text: str
 
 
 class ExecutedFactorWorkspace(FactorFBWorkspace):
@@ -100,30 +118,26 @@ def _recipe(experiment: ExperimentRecord) -> str:
 def _restore_all(experiment: ExperimentRecord) -> QlibFactorExperiment:
     """The experiment and those it was built on, live and executed."""
     records = (*experiment.based_on, experiment)
-    workspaces = {
-        (row, column): _restore_workspace(
-            factor.name, factor.description, factor.formulation, factor.code or ""
-        )
-        for row, record in enumerate(records)
-        for column, factor in enumerate(record.factors)
-        if factor.implemented
-    }
-    try:
-        executed = dict(zip(workspaces, _execute_all(list(workspaces.values())), strict=True))
-    finally:
-        for workspace in workspaces.values():
-            workspace.clear()
+    codes = {(row, column): code for row, record in enumerate(records) for column, code in _codes_of(record)}
+    executed = _execute_all(codes)
     restored = [_restore(record, row, executed) for row, record in enumerate(records)]
     before = restored[:-1]
     restored[-1].based_experiments = [make_placeholder({}), *before] if before else [make_base()]
     return restored[-1]
 
 
+def _codes_of(record: ExperimentRecord) -> Iterator[tuple[int, _Code]]:
+    """What RD-Agent runs for an experiment's table, in its order: the factors, then base features as code."""
+    factors = [factor for factor in record.factors if factor.implemented]
+    codes = [_Code(each.name, each.description, each.formulation, each.code or "") for each in factors]
+    codes += [_Code(name, "", "", code) for name, code in record.base_feature_codes.items()]
+    return iter(enumerate(codes))
+
+
 def _restore(
-    record: ExperimentRecord, row: int, executed: dict[tuple[int, int], ExecutedFactorWorkspace]
+    record: ExperimentRecord, row: int, executed: Mapping[tuple[int, int], ExecutedFactorWorkspace]
 ) -> QlibFactorExperiment:
-    columns = [column for column, factor in enumerate(record.factors) if factor.implemented]
-    workspaces = [executed[row, column] for column in columns]
+    workspaces = [executed[row, column] for column, _ in _codes_of(record)]
     experiment = QlibFactorExperiment(
         sub_tasks=[workspace.target_task for workspace in workspaces],
         hypothesis=make_hypothesis(f"the factors of loop {record.loop}"),
@@ -131,51 +145,71 @@ def _restore(
     experiment.sub_workspace_list = workspaces
     experiment.prop_dev_feedback = coder_feedback(True for _ in workspaces)
     experiment.base_features = dict(record.base_features)
-    experiment.base_feature_codes = dict(record.base_feature_codes)
     experiment.result = metrics_series(record.metrics)
     return experiment
 
 
-def _restore_workspace(name: str, description: str, formulation: str, code: str) -> FactorFBWorkspace:
-    workspace = FactorFBWorkspace(target_task=FactorTask(name, description, formulation))
-    workspace.inject_files(**{"factor.py": code})
-    return workspace
+def _execute_all(codes: Mapping[tuple[int, int], _Code]) -> dict[tuple[int, int], ExecutedFactorWorkspace]:
+    """Run every factor confined on the data folder, ``MULTI_PROC_N`` at a time.
 
+    What lies beside ``daily_pv.h5`` is given as well, and ends on the same day.
 
-def _execute_all(workspaces: list[FactorFBWorkspace]) -> list[ExecutedFactorWorkspace]:
-    """Execute every factor on the full market data, ``MULTI_PROC_N`` at a time, each in a process of its own."""
-    outcomes: list[tuple[str, pd.DataFrame | None]] = []
-    with (
-        Progress(
-            TextColumn("Rebuilding SOTA factors"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[factor]}"),
-            console=Console(stderr=True),
-        ) as progress,
-        ThreadPoolExecutor(max_workers=max(1, RD_AGENT_SETTINGS.multi_proc_n)) as pool,
-    ):
-        bar = progress.add_task("rebuild", total=len(workspaces), factor="")
-        futures = [pool.submit(workspace.execute, "All") for workspace in workspaces]
-        for workspace, future in zip(workspaces, futures, strict=True):
-            outcomes.append(future.result())
-            progress.update(bar, advance=1, factor=workspace.target_task.factor_name)
-    failed = [
-        f"{workspace.target_task.factor_name}: {message[-_OUTPUT_SHOWN:]}"
-        for workspace, (message, frame) in zip(workspaces, outcomes, strict=True)
-        if frame is None
-    ]
+    Raises:
+        SourceError: ``rebuild-failed``, for all that failed.
+        BundleError: ``market-data-unreadable``, ``confinement-failed``.
+    """
+    notice = what_confines().notice()
+    if notice is not None:
+        logger.warning(str(notice))
+    with _progress(len(codes)) as report, Jail() as jail:
+        market = read_market(factor_data_folder(), jail=jail)
+        for notice in market.find_notices():
+            logger.warning(str(notice))
+        folder = market.as_one()
+
+        def execute(code: _Code) -> pd.DataFrame | SotaError:
+            try:
+                return run_factor(code.text, folder, _limits(), name=code.name, jail=jail).values
+            except BundleError as error:
+                return error
+
+        with ThreadPoolExecutor(max_workers=max(1, RD_AGENT_SETTINGS.multi_proc_n)) as pool:
+            outcomes = []
+            for code, outcome in zip(codes.values(), pool.map(execute, codes.values()), strict=True):
+                outcomes.append(outcome)
+                report(code.name)
+    failed = [str(outcome) for outcome in outcomes if isinstance(outcome, SotaError)]
     if failed:
         raise SourceError(
             "rebuild-failed",
             "The factor table is gone, and running its factors' code again failed:\n" + "\n".join(failed),
             "Correct the cause (often missing market data), or name a saved factor file (LOAD_SOTA_FACTORS).",
         )
-    return [
-        ExecutedFactorWorkspace(workspace.target_task, outcome)
-        for workspace, outcome in zip(workspaces, outcomes, strict=True)
-    ]
+    return {
+        key: ExecutedFactorWorkspace(FactorTask(code.name, code.description, code.formulation), ("", outcome))
+        for (key, code), outcome in zip(codes.items(), outcomes, strict=True)
+        if not isinstance(outcome, SotaError)
+    }
+
+
+def _limits() -> Limits:
+    """RD-Agent's own bound of time; it has none of memory, so what the machine has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20)
+    return Limits(seconds=FACTOR_COSTEER_SETTINGS.file_based_execution_timeout, memory_mb=memory)
+
+
+@contextmanager
+def _progress(count: int) -> Iterator[Callable[[str], None]]:
+    columns = (
+        TextColumn("Rebuilding SOTA factors"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[factor]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("rebuild", total=count, factor="")
+        yield lambda name: progress.update(bar, advance=1, factor=name)
 
 
 def _develop_without_backtest(experiment: QlibFactorExperiment) -> Path:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.prediction.mined import MinedFactor, Report
 
 _OWN_COLUMNS = ("instrument", "score", "rank")
+_SHOWN = 5
 """Of the written result."""
 
 
@@ -164,10 +165,11 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
     scored = _on(score_days(bundle, scorer, computed.frame, [day]), day)
     report("scores", 1, 1)
     today, mined = _on(computed.frame, day), _on(computed.mined, day)
+    no_data = find_left_out(members, today, mined, complete_rows=drops_incomplete_rows(bundle))
     left_out = {
         **{name: "the model's processors drop it" for name in members if name not in scored.index},
         **{str(name): "the model gives no number" for name in scored.index[scored.isna()]},
-        **find_left_out(members, today, mined, complete_rows=drops_incomplete_rows(bundle)),
+        **no_data,
         **disagreeing,
     }
     kept = [name for name in members if name not in left_out]
@@ -187,7 +189,12 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
         left_out=dict(sorted(left_out.items())),
         incomplete=find_incomplete(today.loc[scores.index]),
         coverage=cover(members, today, mined),
-        notices=(*_audit_notices(bundle, factors), *unproven, *found),
+        notices=(
+            *_audit_notices(bundle, factors),
+            *unproven,
+            *found,
+            *_filled_notices([name for name in no_data if name in scored.index and scored.notna()[name]]),
+        ),
         alpha_by_qlib=computed.alpha_by_qlib,
         seconds={
             "factors": computed.factor_seconds,
@@ -240,6 +247,23 @@ def _audit_notices(bundle: Bundle, factors: Sequence[MinedFactor]) -> list[Probl
             "factors-not-audited",
             f"{which} never audited for values that see the future.",
             "rdagent-sota audit, or export with --data.",
+        )
+    ]
+
+
+def _filled_notices(names: Sequence[str]) -> list[Problem]:
+    """Of stocks that lack all mined factors, or all Alpha features, and have a score of the model all the same."""
+    if not names:
+        return []
+    shown = ", ".join(names[:_SHOWN]) + (" and more" if len(names) > _SHOWN else "")
+    which = "A stock is" if len(names) == 1 else f"{len(names)} stocks are"
+    return [
+        Problem(
+            "back-test-scores-more",
+            f"{which} left out that a back-test of this model scores: {shown}. There, the "
+            "model's processors fill what is missing.",
+            "An index among the stocks (`market: all` with the benchmark in it) is rightly left out; for a stock, "
+            "bring daily_pv.h5 and Qlib's data up to the same market.",
         )
     ]
 

@@ -12,13 +12,16 @@ from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.prediction.features import compute_features
 from rdagent_sota_patch.prediction.market_days import find_day_problems, read_calendar
-from rdagent_sota_patch.prediction.market_table import open_market, require_data
-from rdagent_sota_patch.prediction.mined import list_mined
+from rdagent_sota_patch.prediction.market_table import open_market
+from rdagent_sota_patch.prediction.mined import find_missing_data, list_mined
 from rdagent_sota_patch.scoring.replay import Replayed, compare_scores, read_shipped_scores
 from rdagent_sota_patch.scoring.scoring import load_scorer, score_days
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rdagent_sota_patch.bundle.opening import Bundle
+    from rdagent_sota_patch.errors import Problem
     from rdagent_sota_patch.prediction.market_days import MarketFiles
     from rdagent_sota_patch.prediction.mined import Report
 
@@ -39,16 +42,28 @@ class RecomputeOptions:
 
 
 def recompute(
-    bundle: Bundle, market: MarketFiles, report: Report, options: RecomputeOptions | None = None
+    bundle: Bundle,
+    market: MarketFiles,
+    report: Report,
+    options: RecomputeOptions | None = None,
+    tell: Callable[[Problem], None] = lambda _: None,
 ) -> Replayed:
     """Compute all predictions of the back-test anew and compare them with those that the bundle brings.
 
-    Factor code runs on the whole file, as RD-Agent ran it, and Alpha features from the day on which the training's
-    data began. So the data must be what RD-Agent had, or the same brought up to date.
+    Factor code runs on the whole data folder, as RD-Agent ran it, and Alpha features from the day on which the
+    training's data began. So the data must be what RD-Agent had, or the same brought up to date.
+
+    Args:
+        bundle: With its predictions.
+        market: What the factors' code and Qlib read.
+        report: Told how far it is.
+        options: How.
+        tell: Told what is odd about the files of the data folder.
 
     Raises:
-        BundleError: ``no-replay`` for a bundle without predictions, ``market-data-too-short`` and what
-            `find_day_problems` finds besides; what `load_scorer`, `compute_features` and `compare_scores` raise.
+        BundleError: ``no-replay`` for a bundle without predictions, ``market-data-too-short``,
+            ``factor-file-missing`` and what `find_day_problems` finds besides; what `load_scorer`, `compute_features`
+            and `compare_scores` raise.
     """
     chosen = options or RecomputeOptions()
     _, meta = bundle.model
@@ -71,20 +86,24 @@ def recompute(
                 problems += find_day_problems(
                     day, table.days, table.data, needed=needed, need_of="the model", calendar=calendar
                 )
-    if problems:
-        raise BundleError.of(problems)
-    first = int(calendar.searchsorted(days[0])) - steps + 1
-    scorer = load_scorer(bundle, trust=chosen.trust, limits=chosen.limits)
-    computed = compute_features(
-        bundle,
-        market,
-        dict.fromkeys(factors, require_data(market, factors)) if factors else {},
-        calendar[first : int(calendar.searchsorted(days[-1])) + 1],
-        as_trained=True,
-        limits=chosen.limits,
-        jobs=chosen.jobs,
-        report=report,
-    )
+        if table is not None:
+            problems += find_missing_data(factors, table, days[-1])
+        if problems:
+            raise BundleError.of(problems)
+        for notice in () if table is None else table.find_notices():
+            tell(notice)
+        first = int(calendar.searchsorted(days[0])) - steps + 1
+        scorer = load_scorer(bundle, trust=chosen.trust, limits=chosen.limits)
+        computed = compute_features(
+            bundle,
+            market,
+            {} if table is None else dict.fromkeys(factors, table.as_one()),
+            calendar[first : int(calendar.searchsorted(days[-1])) + 1],
+            as_trained=True,
+            limits=chosen.limits,
+            jobs=chosen.jobs,
+            report=report,
+        )
     report("scores", 0, 1)
     scored = score_days(bundle, scorer, computed.frame, list(days))
     report("scores", 1, 1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
+from rdagent_sota_patch.errors import ApiError
 from rdagent_sota_patch.results.schemas import (
     ANNUALIZED_RETURN,
     MAX_DRAWDOWN,
@@ -16,6 +17,7 @@ from rdagent_sota_patch.results.schemas import (
     FactorItem,
     LoopItem,
     LoopList,
+    ModelCode,
     ModelItem,
     Origin,
     RunKind,
@@ -54,6 +56,42 @@ def describe_time(seconds: float) -> str:
 def run_kind(session: Session) -> RunKind:
     """Which of RD-Agent's scenarios the run is, by the class of its loop."""
     return _KINDS.get(session.loop_class.rpartition(":")[2].rpartition(".")[2], "other")
+
+
+def find_loop(session: Session, loop: int) -> ExperimentRecord:
+    """The run's experiment of that loop index.
+
+    Raises:
+        ApiError: ``loop-not-found``.
+    """
+    found = [each for each in session.experiments if each.loop == loop]
+    if not found:
+        raise ApiError(
+            "loop-not-found",
+            f"{session.task_id} has no loop {loop}.",
+            "GET /tasks/{task_id}/loops lists them; `loop` is RD-Agent's index.",
+        )
+    return found[-1]
+
+
+def describe_model_code(session: Session, loop: int) -> ModelCode:
+    """``/tasks/{task_id}/loops/{loop}/model_code``.
+
+    Raises:
+        ApiError: ``loop-not-found``; ``asset-not-available``: it is no model's, or the session has no code of it.
+    """
+    record = find_loop(session, loop)
+    code = None if record.model is None else record.model.code
+    if code is None:
+        what = (
+            "proposed no model"
+            if record.model is None
+            else "proposed a model whose code the session does not hold"
+        )
+        raise ApiError(
+            "asset-not-available", f"Loop {loop} of {session.task_id} {what}.", "See /loops for what it was."
+        )
+    return ModelCode(task_id=session.task_id, loop_id=loop, model_code=code)
 
 
 def bundle_stages(session: Session) -> tuple[Literal["factor", "model"], ...]:
@@ -248,13 +286,13 @@ def _describe_sota(sota: Sota) -> SotaItem:
 def _describe_loop(record: ExperimentRecord, sota: Sota | None) -> LoopItem:
     source = record.sota_source or {}
     origin = record.inherited_from
-    is_sota = sota is not None and record is sota.own.experiment
-    keys = sota.own.keys if sota is not None and is_sota else (None,) * len(record.factors)
+    is_last = sota is not None and record is sota.own.experiment
+    keys = sota.own.keys if sota is not None and is_last else (None,) * len(record.factors)
     return LoopItem(
         loop=record.loop,
         kind=record.kind.value,
         decision=record.decision,
-        is_sota=is_sota,
+        is_last_sota=is_last,
         hypothesis=record.hypothesis,
         reason=record.reason,
         factors=tuple(

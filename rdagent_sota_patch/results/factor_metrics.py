@@ -18,7 +18,7 @@ from rdagent_sota_patch import __version__
 from rdagent_sota_patch.bundle.manifest import utc_now
 from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.market import read_market
-from rdagent_sota_patch.errors import ApiError, BundleError, TableError
+from rdagent_sota_patch.errors import BundleError, TableError
 from rdagent_sota_patch.exporting.choice import RECORDERS
 from rdagent_sota_patch.factors.metrics import (
     HORIZONS,
@@ -33,6 +33,7 @@ from rdagent_sota_patch.factors.schema import parse_schema
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.recorders.recorder import find_recorder, parse_hint, read_artifact, unreadable
 from rdagent_sota_patch.recorders.trained import read_trained
+from rdagent_sota_patch.results.describing import find_loop
 from rdagent_sota_patch.results.fields import TaskId, Text
 from rdagent_sota_patch.results.schemas import Answer
 from rdagent_sota_patch.results.watching import stamp_files
@@ -204,17 +205,7 @@ def find_inputs(session: Session, loop: int | None, roots: Sequence[Path], data:
         SourceError: ``no-accepted-factors``.
         TableError: ``table-not-found``.
     """
-    if loop is None:
-        experiment = locate_sota(session)
-    else:
-        found = [each for each in session.experiments if each.loop == loop]
-        if not found:
-            raise ApiError(
-                "loop-not-found",
-                f"{session.task_id} has no loop {loop}.",
-                "GET /tasks/{task_id}/loops lists them; `loop` is RD-Agent's index.",
-            )
-        experiment = found[-1]
+    experiment = locate_sota(session) if loop is None else find_loop(session, loop)
     workspace = None
     if experiment.workspace is not None:
         workspace, _ = find_workspace(experiment.workspace, session.log, roots, holding=TABLE_NAME)

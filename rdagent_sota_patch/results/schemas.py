@@ -27,6 +27,7 @@ INFORMATION_RATIO = "1day.excess_return_with_cost.information_ratio"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256, in hexadecimal.")]
 RunKind = Literal["factor", "model", "quant", "other"]
+_CLASSES = {"factor": "QlibFactorExperiment", "model": "QlibModelExperiment"}
 Kind = Annotated[RunKind, Field(description="Of `rdagent fin_factor`, `fin_model` or `fin_quant`.")]
 
 
@@ -170,7 +171,9 @@ class LoopItem(Answer):
     loop: Annotated[int, Field(description="RD-Agent's loop index; negative for an inherited one.")]
     kind: Annotated[Literal["factor", "model", "other"], Field(description="What its experiment was about.")]
     decision: Annotated[bool | None, Field(description="Whether it was accepted.")]
-    is_sota: Annotated[bool, Field(description="Whether it is the last accepted factor experiment.")]
+    is_last_sota: Annotated[
+        bool, Field(description="Whether it is the last accepted factor experiment, which the SOTA is.")
+    ]
     hypothesis: Hypothesis
     reason: Annotated[Text, Field(description="Of the decision, by its feedback.")]
     factors: Annotated[
@@ -195,6 +198,48 @@ class LoopItem(Answer):
     def loop_id(self) -> int:
         """RD-Agent's loop index."""
         return self.loop
+
+    @computed_field(description="Whether the run accepted it; an inherited one is another run's.")  # type: ignore[prop-decorator]
+    @property
+    def is_sota(self) -> bool:
+        """What a checkout's results server says of every accepted loop, of factors or of a model."""
+        return self.decision is True and self.inherited_from is None
+
+    @computed_field(description="Class of the experiment, by its kind; null for another.")  # type: ignore[prop-decorator]
+    @property
+    def exp_type(self) -> str | None:
+        """RD-Agent's class."""
+        return _CLASSES.get(self.kind)
+
+    @computed_field(description="IC, of `metrics`.")  # type: ignore[prop-decorator]
+    @property
+    def valid_score(self) -> float | None:
+        """Of the back-test."""
+        return self.metrics.get("IC")
+
+    @computed_field(description="The model's name; null for a factor experiment.")  # type: ignore[prop-decorator]
+    @property
+    def model_name(self) -> Text | None:
+        """Of `model`."""
+        return None if self.model is None else self.model.name
+
+    @computed_field(description="Its kind, `Tabular` or `TimeSeries`; null for a factor experiment.")  # type: ignore[prop-decorator]
+    @property
+    def model_type_tag(self) -> Text | None:
+        """Of `model`."""
+        return None if self.model is None else self.model.model_type
+
+    @computed_field(description="What it is, in words; null for a factor experiment.")  # type: ignore[prop-decorator]
+    @property
+    def model_description(self) -> Text | None:
+        """Of `model`."""
+        return None if self.model is None else self.model.description
+
+    @computed_field(description="Its layers, in words; null for a factor experiment.")  # type: ignore[prop-decorator]
+    @property
+    def model_architecture(self) -> Text | None:
+        """Of `model`."""
+        return None if self.model is None else self.model.architecture
 
     @computed_field(description="The same as `decision`.")  # type: ignore[prop-decorator]
     @property
@@ -243,6 +288,15 @@ class LoopItem(Answer):
     def total_count(self) -> int:
         """How many factors were proposed."""
         return len(self.all_factors)
+
+
+class ModelCode(Answer):
+    """The code of a loop's model."""
+
+    task_id: TaskId
+    ok: Annotated[Literal[True], Field(description="Always true: what cannot be had is a problem.")] = True
+    loop_id: Annotated[int, Field(description="RD-Agent's loop index.")]
+    model_code: Annotated[Text, Field(description="Text of its `model.py`.")]
 
 
 class LoopList(Answer):

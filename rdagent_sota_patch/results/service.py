@@ -38,11 +38,17 @@ from rdagent_sota_patch.results.checkout_answers import (
     list_complete_assets,
     preview_alignment,
 )
-from rdagent_sota_patch.results.describing import bundle_stages, describe_time, run_kind, why_none
+from rdagent_sota_patch.results.describing import (
+    bundle_stages,
+    describe_model_code,
+    describe_time,
+    run_kind,
+    why_none,
+)
 from rdagent_sota_patch.results.disk_use import WorkspaceList, list_workspaces
 from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest
 from rdagent_sota_patch.results.factor_metrics import find_inputs, name_inputs
-from rdagent_sota_patch.results.schemas import ProblemItem, TaskItem, TaskList
+from rdagent_sota_patch.results.schemas import ModelCode, ProblemItem, TaskItem, TaskList
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
@@ -154,26 +160,27 @@ class Service:
             task = await asyncio.to_thread(self._tasks.find, task_id)
         return await self._views.get(task)
 
-    async def find_asset(self, task_id: str, key: str, *, replay: bool) -> Asset:
+    async def find_asset(self, task_id: str, key: str, *, replay: bool, asked: str | None = None) -> Asset:
         """Weights, factor code, or a file of the run's bundle.
 
         Args:
             task_id: The run.
             key: Of the asset.
             replay: For a file of the bundle: of the one with its evidence.
+            asked: What the asset was called by whoever asks, if otherwise.
 
         Raises:
             ApiError: ``asset-not-found``, ``asset-not-available``.
             SotaError: The bundle cannot be exported.
         """
         view = await self.find(task_id)
-        asset = view.find_asset(key)
+        asset = view.find_asset(key, asked)
         if asset is None and view.sota is not None and _may_be_in_bundle(key):
             asset = (await self._bundles.get(BundleRequest(view, "factor", replay))).find_asset(key)
         if asset is None:
             raise ApiError(
                 "asset-not-found",
-                f"{view.session.task_id} has no asset {key!r}.",
+                f"{view.session.task_id} has no asset {asked or key!r}.",
                 "GET sota_factor_anchor names the keys; asset_bytes?key=manifest.json lists the bundle's files.",
             )
         return asset
@@ -195,7 +202,8 @@ class Service:
         place = None if view.sota is None else view.sota.own.experiment.workspace
         if place is not None:
             key = key.removeprefix(f"workspaces/{place.name}/")
-        return await self.find_asset(task_id, ENTRY if key == "factor_entry.py" else key, replay=False)
+        key = ENTRY if key == "factor_entry.py" else key
+        return await self.find_asset(task_id, key, replay=False, asked=relpath)
 
     async def anchor(self, task_id: str) -> Asset:
         """``/tasks/{task_id}/sota_factor_anchor``; it names ``model_meta.json`` where that can be had.
@@ -246,6 +254,10 @@ class Service:
             return FiguresRequest(view, inputs, name_inputs(view.session, inputs))
 
         return await asyncio.to_thread(find)
+
+    async def give_model_code(self, task_id: str, loop: int) -> ModelCode:
+        """``/tasks/{task_id}/loops/{loop}/model_code``; see `find` and `describe_model_code` for what it raises."""
+        return describe_model_code((await self.find(task_id)).session, loop)
 
     async def list_workspaces(self, task_id: str, *, quick: bool) -> WorkspaceList:
         """``/tasks/{task_id}/workspaces``; see `find` for what it raises."""

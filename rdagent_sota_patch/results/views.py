@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results import describing
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
-from rdagent_sota_patch.results.sota import WEIGHT_KEYS, Sota, Spool, describe_sota, take_out_weights
+from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Sota, Spool, describe_sota, take_out_weights
 from rdagent_sota_patch.results.watching import look_at_log, stamp_files
 from rdagent_sota_patch.sessions.signature import find_key
 from rdagent_sota_patch.sessions.snapshots import read_session
@@ -114,22 +114,31 @@ class RunView:
             self._answers[name] = asset_of_bytes(name, document.model_dump_json().encode(), JSON)
         return self._answers[name]
 
-    def find_asset(self, key: str) -> Asset | None:
+    def find_asset(self, key: str, asked: str | None = None) -> Asset | None:
         """Weights or factor code by its key; None for any other key.
 
+        Args:
+            key: Of the asset.
+            asked: What it was called by whoever asks, if otherwise.
+
         Raises:
-            ApiError: ``asset-not-available``: the key is known, and what it names is gone.
+            ApiError: ``asset-not-available``: a run should have what the key names, and this one does not.
         """
         sota = self.sota
         if key in WEIGHT_KEYS:
-            if sota is None or sota.weights.asset is None:
-                raise ApiError(
-                    "asset-not-available",
-                    f"{self.session.task_id} has no {key}: {self.anchor.resolved_model_weight_key_error}",
-                    "See sota_factor_anchor for what the run has.",
-                )
-            return replace(sota.weights.asset, key=key)
-        return None if sota is None else sota.codes.get(key)
+            if sota is not None and sota.weights.asset is not None:
+                return replace(sota.weights.asset, key=key)
+            why = self.anchor.resolved_model_weight_key_error
+        else:
+            found = None if sota is None else sota.codes.get(key)
+            if found is not None or key != ENTRY:
+                return found
+            why = self.anchor.resolved_factor_entry_key_error
+        raise ApiError(
+            "asset-not-available",
+            f"{self.session.task_id} has no {asked or key}: {why}",
+            "See sota_factor_anchor for what the run has.",
+        )
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.bundle.made import FACTOR_CODE, FACTOR_DAYS
-from tests.results.log_root import CANARY, Project
+from tests.results.log_root import CANARY, MODEL_CODE, Project
 
 from .served import Served
 
@@ -96,7 +96,7 @@ def test_every_loop_has_what_it_reads(served: Served) -> None:
     """The eleven fields, beside today's."""
     answer = get_json(f"{served.url}/tasks/accepted/loops")
     assert (answer["ok"], answer["count"]) == (True, 3)
-    first, rejected, last = answer["loops"]
+    first, _, last = answer["loops"]
     for loop in answer["loops"]:
         assert loop.keys() >= PER_LOOP | {"loop", "kind", "decision", "factors", "metrics"}
         assert loop["annualized_return"] == loop["metrics"].get(
@@ -108,9 +108,66 @@ def test_every_loop_has_what_it_reads(served: Served) -> None:
         )
     assert [loop["loop_id"] for loop in answer["loops"]] == [0, 1, 2]
     assert [loop["feedback"] for loop in answer["loops"]] == [True, False, True]
-    assert (first["is_sota"], rejected["is_sota"], last["is_sota"]) == (False, False, True)
+    # Which it takes for every loop that was accepted: it looks there for the metrics of each factor.
+    assert [loop["is_sota"] for loop in answer["loops"]] == [True, False, True]
+    assert [loop["is_last_sota"] for loop in answer["loops"]] == [False, False, True]
+    assert (first["exp_type"], first["valid_score"]) == ("QlibFactorExperiment", first["metrics"]["IC"])
     assert (last["all_factors"], last["total_count"]) == (["GapA", "Extra", "Broken"], 3)
     assert (last["tested_factors"], last["tested_count"]) == (["GapA", "Extra"], 2)
+
+
+def test_accepted_loops_of_models(served: Served) -> None:
+    """It catalogues every loop whose `exp_type` names a model and that was accepted, by the model's name."""
+    accepted, rejected = get_json(f"{served.url}/tasks/model/loops")["loops"]
+    for loop, name in ((accepted, "Net"), (rejected, "Worse")):
+        assert (loop["exp_type"], loop["model_name"]) == ("QlibModelExperiment", name)
+        assert loop["is_last_sota"] is False
+        assert (loop["model_type_tag"], loop["model_architecture"]) == ("Tabular", "one layer")
+    assert (accepted["is_sota"], rejected["is_sota"]) == (True, False)
+
+
+def test_code_of_a_model(served: Served) -> None:
+    """It asks for each accepted model's, by the loop; one that is not there, or no model's, is a problem."""
+    given = get_json(f"{served.url}/tasks/model/loops/0/model_code")
+    assert (given["ok"], given["loop_id"]) == (True, 0)
+    assert given["model_code"] == MODEL_CODE
+    for path, status, slug in (
+        ("model/loops/9/model_code", 404, "loop-not-found"),
+        ("accepted/loops/0/model_code", 409, "asset-not-available"),
+    ):
+        answer = served.get(f"/tasks/{path}")
+        assert (answer.status, answer.document["slug"]) == (status, slug)
+
+
+def test_an_inherited_loop_is_another_runs(served: Served) -> None:
+    """It is accepted there, and not here."""
+    loops = get_json(f"{served.url}/tasks/inheriting/loops")["loops"]
+    assert any(loop["decision"] for loop in loops)
+    assert not any(loop["is_sota"] for loop in loops if loop["inherited_from"] is not None)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("factor.py", "factor.py"),
+        ("model.pkl", "model.pkl"),
+        ("assets?relpath=factor_entry.py", "factor_entry.py"),
+        ("asset_bytes?key=factor.py", "factor.py"),
+        ("assets?relpath=model.pkl", "model.pkl"),
+    ],
+)
+def test_what_a_run_without_accepted_factors_lacks(served: Served, path: str, named: str) -> None:
+    """One cause, one answer: the name that was asked for, and why it is not there."""
+    answer = served.get(f"/tasks/model/{path}")
+    assert (answer.status, answer.document["slug"]) == (409, "asset-not-available")
+    assert f"has no {named}: " in answer.document["detail"]
+    assert "accepted no factor experiment" in answer.document["detail"]
+
+
+def test_an_unknown_asset_is_named_as_it_was_asked_for(served: Served) -> None:
+    """By its relative path, and not by what that was taken for."""
+    answer = served.get("/tasks/accepted/assets?relpath=workspaces%2Fx%2Ffactor_entry.py")
+    assert "'workspaces/x/factor_entry.py'" in answer.document["detail"]
 
 
 def test_the_preview(served: Served, project: Project) -> None:

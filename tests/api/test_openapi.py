@@ -37,6 +37,7 @@ OPERATIONS = {
     "/tasks/latest",
     "/tasks/{task_id}/v2_alignment_preview",
     "/tasks/{task_id}/complete_assets",
+    "/tasks/{task_id}/loops/{loop}/model_code",
     "/tasks/{task_id}/workspaces",
     "/tasks/{task_id}/assets",
     "/tasks/{task_id}/factor.py",

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from rdagent_sota_patch.audit.kept import keep_audit
+from rdagent_sota_patch.audit.verdicts import Audit, FactorVerdict, ReadTable, hash_code
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli import app
+from rdagent_sota_patch.exporting.export import factor_codes
+from rdagent_sota_patch.sessions.logs import find_log
 from tests.exporting.made_run import ORDER, make_run
 from tests.sessions.forged import factor_experiment, feedback, put, saved_loop, workspace
 
@@ -60,7 +64,7 @@ def test_text_says_what_was_shipped(log: Path, tmp_path: Path) -> None:
     assert "Loop 2 of mined, factor stage" in text
     assert "3: 3 mined + 0 Alpha" in text
     assert "ZMom, GapA, Extra" in text
-    assert "not audited" in text
+    assert "not audited" in text and "which files the factors read, is not in the bundle" in text
     assert "60 scores on 5 days exactly the back-test's" in text
     assert "%" in text.split("gain", 1)[1]
     open_bundle(tmp_path / "bundle")
@@ -76,6 +80,52 @@ def test_json_is_one_object(log: Path, tmp_path: Path) -> None:
     assert document["audit"] == "not audited"
     assert document["path"] == str(tmp_path / "bundle")
     assert set(document["files"]) == set(open_bundle(tmp_path / "bundle").manifest.files)
+
+
+def test_an_earlier_audit_is_taken_over(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all of these factors, on the data folder that is the default, as it is now; else it says what is not known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "daily_pv.h5").write_bytes(b"market")
+    (data / "flow.parquet").write_bytes(b"flow")
+    session = find_log(log, [])
+    codes = factor_codes(session, "factor", ())
+
+    def audited(*names: str) -> Audit:
+        return Audit(
+            audited_at_utc="2026-01-01T00:00:00+00:00",
+            data_start="2020-01-01",
+            data_end="2020-12-31",
+            cuts=("2020-06-01",),
+            factors=tuple(
+                FactorVerdict(
+                    name=name,
+                    causal=True,
+                    changed_share=0.0,
+                    max_change=None,
+                    lookback_days=3,
+                    code_sha256=hash_code(codes[name]),
+                    reads=(
+                        ReadTable(name="daily_pv.h5", dated=True),
+                        ReadTable(name="flow.parquet", dated=True),
+                    ),
+                )
+                for name in names
+            ),
+        )
+
+    monkeypatch.setenv("FACTOR_CoSTEER_DATA_FOLDER", str(data))
+    keep_audit(audited("ZMom", "GapA"), data)
+    document, _ = call_json("export", log, "--out", tmp_path / "some")
+    assert document["audit"] == "not audited"
+    keep_audit(audited("ZMom", "GapA", "Extra"), data)
+    document, _ = call_json("export", log, "--out", tmp_path / "all")
+    assert [factor["name"] for factor in document["audit"]["factors"]] == ["ZMom", "GapA", "Extra"]
+    assert document["audit"]["factors"][2]["reads"][1]["name"] == "flow.parquet"
+    (data / "flow.parquet").write_bytes(b"other")
+    document, _ = call_json("export", log, "--out", tmp_path / "changed")
+    assert document["audit"] == "not audited"
 
 
 def test_latest_is_a_log(log: Path, tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ def test_the_notes_layout(server: ContractServer, tmp_path: Path) -> None:
     assert document["aistock_manifest"]["primary_assets"]["factor_entry_relpath"] == "factor_entry.py"
     assert isinstance(json.loads((tmp_path / "live" / "sota_factors.json").read_text()), list)
     run("verify", tmp_path / "live")
+    # In a new folder nothing was right already: most of it is made of what came.
+    assert re.search(
+        r"; \d+ were made of them, or were right already", sync(server, tmp_path / "b", "--layout", "notes")
+    )
 
 
 def test_a_problem_exits_1(server: ContractServer, tmp_path: Path) -> None:

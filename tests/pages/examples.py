@@ -98,7 +98,7 @@ def make_loop(number: int, *, decision: bool | None = True, **changes: Any) -> L
         "loop": number,
         "kind": "factor",
         "decision": decision,
-        "is_sota": False,
+        "is_last_sota": False,
         "hypothesis": f"Hypothesis {number}: gaps carry what the day's trading has not yet priced in.",
         "reason": "The annualized return rose and the drawdown did not. " * 3,
         "factors": (make_factor(number),),
@@ -122,7 +122,7 @@ def make_run(loops: tuple[LoopItem, ...], task_id: str = "2026-03-04_05-06-07-89
     accepted = [index for index, loop in enumerate(loops) if loop.decision and loop.kind == "factor"]
     sota, codes = None, {}
     if accepted:
-        own = loops[accepted[-1]].model_copy(update={"is_sota": True})
+        own = loops[accepted[-1]].model_copy(update={"is_last_sota": True})
         own = own.model_copy(update={"factors": (make_factor(own.loop, "factor.py"),)})
         loops = (*loops[: accepted[-1]], own, *loops[accepted[-1] + 1 :])
         based = tuple(
@@ -308,7 +308,7 @@ def hostile_run() -> Run:
     )
     loop = make_loop(
         0,
-        is_sota=True,
+        is_last_sota=True,
         hypothesis=BAD,
         reason=BAD,
         factors=(factor,),

@@ -80,7 +80,8 @@ def test_scores_a_new_day(tmp_path: Path) -> None:
     assert list(frame.columns) == ["instrument", "score", "rank", *ORDER]
     assert frame["rank"].tolist() == [1, 2, 3, 4, 5]
     assert prediction.coverage == {"GapA": 50 / 51, "KLEN": 50 / 51, "ROC5": 50 / 51, "ZMom": 49 / 51}
-    assert [notice.slug for notice in prediction.notices] == ["factors-not-audited"]
+    assert [notice.slug for notice in prediction.notices] == ["factors-not-audited", "back-test-scores-more"]
+    assert f"scores: {UNKNOWN}, {NEW}." in prediction.notices[1].message
     assert {stage for stage, *_ in told} == {"market", "factors", "alpha", "scores"}
     page = render_page(prediction, bundle)
     assert all(name in page for name in (*frame["instrument"], *prediction.left_out, *ORDER))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import lightgbm
@@ -12,7 +13,9 @@ import pytest
 
 from rdagent_sota_patch.bundle.documents import META_NAME, PREDICTIONS_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
-from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.confinement.jail import Jail
+from rdagent_sota_patch.confinement.market import read_market
+from rdagent_sota_patch.errors import BundleError, Problem
 from rdagent_sota_patch.prediction.alpha import alpha_request, compute_alpha
 from rdagent_sota_patch.prediction.market_days import MarketFiles
 from rdagent_sota_patch.prediction.recomputation import RecomputeOptions, recompute
@@ -51,6 +54,32 @@ def test_computes_the_back_test_to_the_bit(tmp_path: Path, made: MadeMarket) -> 
     assert replayed.max_difference == 0.0
     assert replayed.rank_correlation == pytest.approx(1.0)
     assert replayed.within
+
+
+def test_says_what_is_odd_about_the_data_folder(tmp_path: Path, made: MadeMarket) -> None:
+    """The whole folder is given, and what is odd about it is told; a table that goes further is cut for the factors."""
+    folder = make_bundle(tmp_path / "bundle").folder
+    ship_back_test(folder, made)
+    data = tmp_path / "data"
+    data.mkdir()
+    assert made.files.data is not None
+    shutil.copy(made.files.data, data / "daily_pv.h5")
+    (data / "sectors.csv").write_text("instrument,sector\nSH600000,7\n")
+    days = pd.Series(pd.bdate_range("2020-08-03", "2021-06-30"), name="datetime")
+    pd.DataFrame({"datetime": days, "instrument": "SH600000", "flow": 1.0}).to_csv(
+        data / "flow.csv", index=False
+    )
+    told: list[Problem] = []
+    market = MarketFiles(data, made.files.qlib_dir)
+    replayed = recompute(open_bundle(folder), market, lambda *_: None, None, told.append)
+    assert replayed.max_difference == 0.0
+    assert [notice.slug for notice in told] == ["data-file-undated"]
+    with Jail() as jail:
+        table = read_market(data, jail=jail)
+        given = table.as_one()
+        assert pd.read_csv(given / "flow.csv")["datetime"].max() == f"{table.days[-1]:%Y-%m-%d}"
+        (data / "flow.csv").unlink()
+        assert read_market(data, jail=jail).as_one() == data
 
 
 def test_needs_the_predictions(tmp_path: Path, made: MadeMarket) -> None:

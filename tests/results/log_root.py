@@ -24,6 +24,8 @@ from tests.sessions.forged import (
 )
 from tests.sessions.generated_log import KEY, METRICS
 
+MODEL_CODE = "model_cls = None\n"
+
 CANARY = "CANARY-9f3a-of-a-file-outside"
 EMBEDDED = b"weights that the session itself holds"
 ODD_NAMES = (
@@ -177,6 +179,9 @@ def _model(name: str) -> Made:
         "architecture": "one layer",
         "hyperparameters": {"width": 16},
     }
+    space = workspace(f"/ws/{name}")
+    space.state["file_dict"] = {"model.py": MODEL_CODE}
+    made.state["sub_workspace_list"] = [space]
     return made
 
 

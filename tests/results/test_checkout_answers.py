@@ -119,7 +119,7 @@ def test_fields_of_a_loop_are_its_own() -> None:
         loop=4,
         kind="factor",
         decision=False,
-        is_sota=False,
+        is_last_sota=False,
         hypothesis="",
         reason="",
         factors=(factor, factor.model_copy(update={"name": "B", "implemented": False})),
@@ -135,7 +135,9 @@ def test_fields_of_a_loop_are_its_own() -> None:
         inherited_from=None,
     ).model_dump()
     wanted = {
-        "loop_id": 4, "feedback": False, "annualized_return": 0.1, "max_drawdown": -0.3, "information_ratio": 1.5,
+        "loop_id": 4, "feedback": False, "is_sota": False, "exp_type": "QlibFactorExperiment", "valid_score": None,
+        "model_name": None, "model_type_tag": None, "model_architecture": None, "model_description": None,
+        "annualized_return": 0.1, "max_drawdown": -0.3, "information_ratio": 1.5,
         "tested_factors": ("A",), "all_factors": ("A", "B"), "tested_count": 1, "total_count": 2,
     }  # fmt: skip
     assert {name: loop[name] for name in wanted} == wanted
