@@ -227,6 +227,7 @@ def over_limit(ending: Ending, limits: Limits) -> str:
         Ending.OVER_MEMORY: f"more than {limits.memory_mb} MB of memory",
         Ending.OVER_OUTPUT: f"more than {limits.output_mb} MB of files",
         Ending.OVER_THREADS: f"more than {_THREADS} processes and threads",
+        Ending.DISK_FULL: "hardly any room is left on the disk of its private folder (TMPDIR)",
     }[ending]
 
 

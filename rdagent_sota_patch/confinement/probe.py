@@ -94,9 +94,9 @@ def what_confines() -> Confinement:
         seccomp=knows_this_machine()
         and _works(
             "seccomp",
-            "restrict_calls",
+            "refuse_calls",
             before="kernel.allow_no_new_privileges()",
-            arguments="truncation=True, signals=True",
+            arguments="truncation=True, signals=True, others=True, asked=False",
         ),
     )
 
