@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from rdagent_sota_patch.confinement import kernel
 from rdagent_sota_patch.confinement.asked_calls import AskedCalls
+from rdagent_sota_patch.confinement.cgroup import Group, make_group
 from rdagent_sota_patch.confinement.consumption import parent_of, processes
 from rdagent_sota_patch.confinement.landlock import TRUNCATE_SINCE, keeps_signals_inside, restrict_files
 from rdagent_sota_patch.confinement.namespaces import enter_namespaces
@@ -40,6 +41,7 @@ class Walls:
     landlock: int
     namespaces: bool
     seccomp: bool
+    cgroup: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,17 @@ def main() -> None:
 
 
 def _run(order: Order) -> dict[str, object]:
+    if not order.walls.cgroup:
+        return _run_in(order, None)
+    group = make_group(Path(order.walls.cgroup))
+    try:
+        group.bound(order.memory_mb * _MIB, order.threads + 1)
+        return _run_in(order, group)
+    finally:
+        group.remove()
+
+
+def _run_in(order: Order, group: Group | None) -> dict[str, object]:
     if kernel.LINUX:
         kernel.adopt_orphans()
     if order.walls.namespaces:
@@ -98,7 +111,7 @@ def _run(order: Order) -> dict[str, object]:
     inside, outside = socket.socketpair()
     child = os.fork()
     if child == 0:
-        _become(order, write_failure, outside)
+        _become(order, group, write_failure, outside)
     os.close(write_failure)
     outside.close()
     try:
@@ -109,11 +122,15 @@ def _run(order: Order) -> dict[str, object]:
     refused = os.read(failure, 4096).decode(errors="replace")
     if refused:
         return {"refused": refused}
+    if status and group is not None and group.ran_out_of_memory():
+        return {"out_of_memory": True}
     return {"too_many": True} if status is None else {"code": os.waitstatus_to_exitcode(status)}
 
 
-def _become(order: Order, failure: int, outside: socket.socket) -> NoReturn:
+def _become(order: Order, group: Group | None, failure: int, outside: socket.socket) -> NoReturn:
     try:
+        if group is not None:
+            group.enter()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDWR)

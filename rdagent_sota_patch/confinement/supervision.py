@@ -240,6 +240,8 @@ def _judge(over: Ending | None, answer: bytes, log: str, seconds: float) -> Ende
         )
     if "too_many" in fields:
         return Ended(Ending.OVER_THREADS, log, seconds, None)
+    if "out_of_memory" in fields:
+        return Ended(Ending.OVER_MEMORY, log, seconds, None)
     code = int(fields["code"])
     if code == 0:
         return Ended(Ending.FINISHED, log, seconds, code)
