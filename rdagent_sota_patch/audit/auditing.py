@@ -14,6 +14,7 @@ from rdagent_sota_patch.audit.judging import Finding, judge
 from rdagent_sota_patch.audit.market import AuditMarket, prepare_market
 from rdagent_sota_patch.audit.verdicts import Audit
 from rdagent_sota_patch.audit.windows import LEAST_CUTS
+from rdagent_sota_patch.confinement.factors import require_factor_confinement
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
 
@@ -33,12 +34,14 @@ class AuditOptions:
         limits: Of one run of one factor's code.
         jobs: How many factors are run at a time; each holds the market data in memory.
         lookback: Whether to measure how much history each causal factor needs.
+        trust: Whether factor code may run where this system cannot keep it in.
     """
 
     cuts: int = LEAST_CUTS
     limits: Limits = field(default_factory=Limits)
     jobs: int = field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2))
     lookback: bool = True
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if self.cuts < LEAST_CUTS or self.jobs < 1:
@@ -75,7 +78,7 @@ def audit_factors(
         report: Told the factor that was just done, how many are, and of how many.
 
     Raises:
-        BundleError: ``nothing-to-audit``, ``market-data-unreadable``,
+        BundleError: ``nothing-to-audit``, ``trust-needed``, ``market-data-unreadable``,
             ``market-data-too-short``, ``confinement-failed``.
             A factor that fails is no error: its verdict says so.
     """
@@ -96,7 +99,8 @@ def examine_factors(
     options = options or AuditOptions()
     if not codes:
         raise BundleError("nothing-to-audit", "There is no factor with code to audit.")
-    with prepare_market(data, options.cuts) as market:
+    require_factor_confinement(trusted=options.trust)
+    with prepare_market(data, options.cuts, trusted=options.trust) as market:
         audited_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         findings = _judge_all(codes, market, options, report)
         audit = Audit(

@@ -75,13 +75,13 @@ class AuditMarket:
 
 
 @contextmanager
-def prepare_market(data: Path, cuts: int) -> Iterator[AuditMarket]:
+def prepare_market(data: Path, cuts: int, *, trusted: bool = False) -> Iterator[AuditMarket]:
     """Survey the data and choose on which days to cut it; the copies are gone afterwards.
 
     Raises:
         BundleError: ``market-data-unreadable``, ``market-data-too-short``, ``confinement-failed``.
     """
-    with Jail() as jail:
+    with Jail(trusted=trusted) as jail:
         table = read_market(data, jail=jail)
         days = table.days.to_numpy().astype("datetime64[ns]")
         yield AuditMarket(table, days, choose_cuts(MarketDays(days, table.presence.lacking), cuts), jail)

@@ -33,7 +33,8 @@ KeyOption = Annotated[
 TrustOption = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Run the bundle's model code here, and unpickle weights that have no other form."
+        "--trust",
+        help="Run its code, though this system may not keep it in, and unpickle weights that have no other form.",
     ),
 ]
 TimeoutOption = Annotated[
@@ -248,6 +249,9 @@ def audit(
             "--jobs", min=1, help="Factors at a time; half as many as there are cores if not given."
         ),
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run factor code where this system cannot keep it in, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say which mined factors see the future, and how much history each needs."""
@@ -255,7 +259,7 @@ def audit(
     from rdagent_sota_patch.cli.audit import AuditRequest, run_audit
 
     limits = Limits(seconds=timeout, memory_mb=memory)
-    options = AuditOptions(cuts=cuts, limits=limits)
+    options = AuditOptions(cuts=cuts, limits=limits, trust=trust)
     if jobs is not None:
         options = replace(options, jobs=jobs)
     found = data or find_market_data()

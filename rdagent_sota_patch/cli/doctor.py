@@ -15,6 +15,7 @@ from rdagent_sota_patch.cli.output import (
     print_problems,
     problem_to_plain,
 )
+from rdagent_sota_patch.confinement.probe import what_confines
 from rdagent_sota_patch.factors.features import summarize
 from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.doctor import Diagnosis, diagnose
@@ -115,6 +116,7 @@ def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "rdagent", f"{diagnosis.rdagent} ({find_host().folder})" if diagnosis.rdagent else "not installed"
     if diagnosis.traits is not None:
         yield "its ways", diagnosis.traits.describe()
+    yield "confinement", what_confines().describe()
     source, table = diagnosis.source, diagnosis.table
     if source is not None:
         loop = f", loop {source.loop}" if source.loop is not None else ""

@@ -68,7 +68,7 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     options = replace(options, key=key, roots=tuple(load_settings().sota_workspace_root))
     with _status() as report:
         if files.data is not None:
-            from rdagent_sota_patch.audit.auditing import examine_factors
+            from rdagent_sota_patch.audit.auditing import AuditOptions, examine_factors
 
             tell_of_open_ways()
 
@@ -76,6 +76,7 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
             audited = examine_factors(
                 codes,
                 files.data,
+                AuditOptions(trust=options.trust),
                 report=lambda name, done, all_: report(f"auditing, {done} of {all_} factors"),
             )
             print_problems(audited.notices, style="yellow", mark="!")

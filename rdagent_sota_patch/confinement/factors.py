@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from rdagent_sota_patch.confinement.data_folder import look_into
 from rdagent_sota_patch.confinement.frames import Unreadable, read_frame
 from rdagent_sota_patch.confinement.jail import Attempt, Jail, over_limit
 from rdagent_sota_patch.confinement.limits import Limits
+from rdagent_sota_patch.confinement.probe import what_confines
 from rdagent_sota_patch.confinement.supervision import Ending, which_limit
 from rdagent_sota_patch.errors import BundleError, Problem
 
@@ -26,6 +27,9 @@ _PLAN, _OUTCOMES, _CODE = "plan.json", "outcomes.json", "code.txt"
 
 _PREPARATION = 30.0
 """Seconds for what is done around the runs; a run's own limit is its code's."""
+
+# A result has three numbers by row where the data has as many and more; compressed data is a fifth of that.
+_RESULT_SHARE, _RESULT_BYTES = 4, 256 * 1024 * 1024
 
 _FAILURES = {
     failure.slug: failure
@@ -109,6 +113,7 @@ class Run:
     log: str
     seconds: float
     _values: Path | None = None
+    _most: int = 0
 
     def values(self) -> pd.DataFrame:
         """One numeric column, index datetime and instrument; rows and dtype as the code wrote them.
@@ -118,7 +123,7 @@ class Run:
         """
         if self._values is None:
             raise Unreadable("it is missing")
-        frame = read_frame(self._values)
+        frame = read_frame(self._values, most=self._most)
         if len(frame.columns) != 1:
             raise Unreadable(f"it has {len(frame.columns)} columns, not one")
         return frame
@@ -161,7 +166,7 @@ def run_factor(
 
     Raises:
         BundleError: ``factor-file-missing``: it asks for a file that was not given, whatever it does without it;
-            ``factor-failed``, ``factor-over-limit``, ``factor-bad-result``, ``confinement-failed``.
+            ``factor-failed``, ``factor-over-limit``, ``factor-bad-result``, and what `run_trials` raises.
     """
     with run_trials(code, [Trial(data)], limits or Limits(), jail=jail) as (ran,):
         if ran.missing:
@@ -191,6 +196,16 @@ def _file_missing(name: str, ran: Run) -> BundleError:
     )
 
 
+def require_factor_confinement(*, trusted: bool) -> None:
+    """Before factor code is run: refuse to, where this system cannot keep it in and the user does not vouch for it.
+
+    Raises:
+        BundleError: ``trust-needed``.
+    """
+    if not trusted:
+        what_confines().require_trust("Factor code is Python, written by a language model or a stranger.")
+
+
 @contextmanager
 def run_trials(
     code: str, trials: Sequence[Trial], limits: Limits, *, jail: Jail | None = None
@@ -208,8 +223,10 @@ def run_trials(
         jail: Where to run; a new one if None.
 
     Raises:
-        BundleError: ``confinement-failed``, ``market-data-unreadable``.
+        BundleError: ``trust-needed`` where this system cannot keep the code in and the jail's user does not vouch for
+            it; ``confinement-failed``, ``market-data-unreadable``.
     """
+    require_factor_confinement(trusted=jail is not None and jail.trusted)
     folders = [look_into(trial.data).files for trial in trials]
     places: dict[Path, str] = {}
     for folder in folders:
@@ -252,7 +269,7 @@ def run_trials(
 
 
 def _read_runs(
-    attempt: Attempt, code: str, folders: Sequence[Collection[str]], limits: Limits
+    attempt: Attempt, code: str, folders: Sequence[Mapping[str, Path]], limits: Limits
 ) -> tuple[Run, ...]:
     ended = attempt.ended
     outcomes = _read_outcomes(attempt, len(folders))
@@ -277,6 +294,7 @@ def _read_runs(
                 ended.log,
                 ended.seconds,
                 attempt.outputs.get(f"{number}.values"),
+                _RESULT_BYTES + _RESULT_SHARE * sum(path.stat().st_size for path in folder.values()),
             )
         )
     return tuple(runs)

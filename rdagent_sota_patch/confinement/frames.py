@@ -7,6 +7,7 @@ it has values, for each row the position of its day and of its instrument, and t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 _NAMES = ["datetime", "instrument"]
+_LARGEST_HEADER = 16 * 1024 * 1024
+_LARGEST_ARRAY = 1 << 30
 _Form = TypeVar("_Form", bound=BaseModel)
 
 
@@ -118,13 +121,20 @@ def read_survey(path: Path, names: Sequence[str]) -> tuple[dict[str, SurveyedFil
     return found, presence
 
 
-def read_frame(path: Path) -> pd.DataFrame:
+def read_frame(path: Path, *, most: int | None = None) -> pd.DataFrame:
     """A table from the jail: index datetime and instrument, rows and dtypes as they were inside.
 
+    Args:
+        path: What the program left.
+        most: How many bytes of a stranger's are read; None for a table of the user's own.
+
     Raises:
-        Unreadable: It is no table, or the program inside said what is wrong with it.
+        Unreadable: It is no table, or larger, or the program inside said what is wrong with it.
     """
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise Unreadable(f"it takes {size:,} bytes, and {most:,} are read of a result on such data")
         header = _read_header(file, _Header)
         days = _read_days(file)
         codes = [_read_array(file, "i", header.rows) for _ in range(2)]
@@ -142,7 +152,7 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def _read_header(file: IO[bytes], form: type[_Form]) -> _Form:
-    text = _read_array(file, "u").tobytes()
+    text = _read_array(file, "u", most=_LARGEST_HEADER).tobytes()
     try:
         fields = json.loads(text)
         if isinstance(fields, dict) and "fault" in fields:
@@ -159,14 +169,26 @@ def _read_days(file: IO[bytes]) -> pd.DatetimeIndex:
     return days
 
 
-def _read_array(file: IO[bytes], kinds: str, rows: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
+def _read_array(
+    file: IO[bytes], kinds: str, rows: int | None = None, *, most: int = _LARGEST_ARRAY
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """The next array, of one dimension and at most so many bytes; judged before anything of its size is allocated."""
     try:
         # Not `numpy.load`, which takes other formats for an answer, compressed ones and pickles among them.
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"its format is {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except (ValueError, EOFError, OSError, MemoryError, RecursionError) as error:
         raise Unreadable(f"it ends early or is damaged: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.ndim != 1:
-        raise Unreadable("it holds something else than expected")
-    if rows is not None and len(array) != rows:
-        raise Unreadable(f"a column has {len(array)} rows, not {rows}")
-    return array
+    if dtype.kind not in kinds or len(shape) != 1 or dtype.hasobject:
+        raise Unreadable("it is damaged, or holds something else than expected")
+    (count,) = shape
+    if rows is not None and count != rows:
+        raise Unreadable(f"a column has {count} rows, not {rows}")
+    size = count * dtype.itemsize
+    if size > most:
+        raise Unreadable(f"it is larger than what is read of a stranger's: {size:,} bytes at one go")
+    if not 0 <= size <= os.fstat(file.fileno()).st_size - file.tell():
+        raise Unreadable("it ends early or is damaged: there is less than it says")
+    return np.fromfile(file, dtype=dtype, count=count)

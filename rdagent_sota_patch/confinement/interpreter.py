@@ -30,7 +30,8 @@ _SYSTEM = (
     "/sys/devices/system/cpu",
     "/sys/devices/system/node",
 )
-DEVICES = ("/dev/null", "/dev/zero")
+# Not /dev/zero: shared, it is memory that a process can unmap without giving it back.
+DEVICES = ("/dev/null",)
 
 # Of an installation, not its whole folder: that may be a project's own, with the user's keys in it.
 _INSTALLED = ("bin", "lib", "lib64", "share", "pyvenv.cfg")

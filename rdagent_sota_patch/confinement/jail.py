@@ -78,12 +78,16 @@ class Jail:
     threads may use one jail at a time. Outputs are a stranger's files: read them without unpickling.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trusted: bool = False) -> None:
         """Make the folder.
+
+        Args:
+            trusted: Whether the user vouches for what is run here, should this system be unable to keep it in.
 
         Raises:
             BundleError: ``confinement-failed`` when there is no place for it.
         """
+        self.trusted = trusted
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="rdagent-sota-jail-")).resolve()
         except OSError as error:
@@ -227,6 +231,7 @@ def over_limit(ending: Ending, limits: Limits) -> str:
         Ending.OVER_MEMORY: f"more than {limits.memory_mb} MB of memory",
         Ending.OVER_OUTPUT: f"more than {limits.output_mb} MB of files",
         Ending.OVER_THREADS: f"more than {_THREADS} processes and threads",
+        Ending.DISK_FULL: "hardly any room is left on the disk of its private folder (TMPDIR)",
     }[ending]
 
 

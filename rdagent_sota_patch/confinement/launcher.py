@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from rdagent_sota_patch.confinement import kernel
+from rdagent_sota_patch.confinement.asked_calls import AskedCalls
+from rdagent_sota_patch.confinement.cgroup import Group, make_group
 from rdagent_sota_patch.confinement.consumption import parent_of, processes
 from rdagent_sota_patch.confinement.landlock import TRUNCATE_SINCE, keeps_signals_inside, restrict_files
 from rdagent_sota_patch.confinement.namespaces import enter_namespaces
-from rdagent_sota_patch.confinement.seccomp import restrict_calls
-from rdagent_sota_patch.confinement.starts import StartCounter
+from rdagent_sota_patch.confinement.seccomp import ask_about_calls, refuse_calls
 
 _MIB = 1024 * 1024
 _OPEN_FILES = 1024
@@ -40,6 +41,7 @@ class Walls:
     landlock: int
     namespaces: bool
     seccomp: bool
+    cgroup: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,17 @@ def main() -> None:
 
 
 def _run(order: Order) -> dict[str, object]:
+    if not order.walls.cgroup:
+        return _run_in(order, None)
+    group = make_group(Path(order.walls.cgroup))
+    try:
+        group.bound(order.memory_mb * _MIB, order.threads + 1)
+        return _run_in(order, group)
+    finally:
+        group.remove()
+
+
+def _run_in(order: Order, group: Group | None) -> dict[str, object]:
     if kernel.LINUX:
         kernel.adopt_orphans()
     if order.walls.namespaces:
@@ -98,22 +111,26 @@ def _run(order: Order) -> dict[str, object]:
     inside, outside = socket.socketpair()
     child = os.fork()
     if child == 0:
-        _become(order, write_failure, outside)
+        _become(order, group, write_failure, outside)
     os.close(write_failure)
     outside.close()
     try:
         _, listeners, *_ = socket.recv_fds(inside, 1, 1)
-        status = _wait(child, signals, StartCounter(listeners[0], order.threads) if listeners else None)
+        status = _wait(child, signals, AskedCalls(listeners[0], order.threads) if listeners else None)
     finally:
         _end_all(child)
     refused = os.read(failure, 4096).decode(errors="replace")
     if refused:
         return {"refused": refused}
+    if status and group is not None and group.ran_out_of_memory():
+        return {"out_of_memory": True}
     return {"too_many": True} if status is None else {"code": os.waitstatus_to_exitcode(status)}
 
 
-def _become(order: Order, failure: int, outside: socket.socket) -> NoReturn:
+def _become(order: Order, group: Group | None, failure: int, outside: socket.socket) -> NoReturn:
     try:
+        if group is not None:
+            group.enter()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -135,12 +152,16 @@ def _become(order: Order, failure: int, outside: socket.socket) -> NoReturn:
                 writable=[order.folder, *order.devices],
             )
         if walls.seccomp:
-            listener = restrict_calls(
-                truncation=walls.landlock < TRUNCATE_SINCE,
-                signals=not (walls.namespaces or keeps_signals_inside(walls.landlock)),
-            )
+            others = not walls.namespaces
+            listener = ask_about_calls(others=others)
             if listener is not None:
                 socket.send_fds(outside, [b"l"], [listener])
+            refuse_calls(
+                truncation=walls.landlock < TRUNCATE_SINCE,
+                signals=others and not keeps_signals_inside(walls.landlock),
+                others=others,
+                asked=listener is not None,
+            )
         outside.close()
         os.execve(order.command[0], order.command, order.variables)
     except BaseException as error:  # noqa: BLE001 - the fork of a launcher may not go on whatever happens
@@ -171,9 +192,9 @@ def _limit(order: Order) -> None:
                 raise
 
 
-def _wait(child: int, signals: int, starts: StartCounter | None) -> int | None:
+def _wait(child: int, signals: int, asked: AskedCalls | None) -> int | None:
     """The program's exit status; None when it was ended here, since it starts ever more processes."""
-    watched = [0, signals, *([starts.listener] if starts else [])]
+    watched = [0, signals, *([asked.listener] if asked else [])]
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -184,7 +205,7 @@ def _wait(child: int, signals: int, starts: StartCounter | None) -> int | None:
         if 0 in readable and not os.read(0, 1):
             os.kill(child, signal.SIGKILL)
             return os.waitpid(child, 0)[1]
-        if starts and starts.listener in readable and not starts.allow_start():
+        if asked and asked.listener in readable and not asked.answer():
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None

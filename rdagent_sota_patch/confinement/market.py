@@ -323,7 +323,7 @@ def _require_finished(attempt: Attempt, data: Path, limits: Limits) -> None:
     if ended.ending is Ending.FAILED:
         raise _unreadable(data, ended.last_words())
     if ended.ending is not Ending.FINISHED:
-        raise _unreadable(data, f"reading it takes {over_limit(ended.ending, limits)}")
+        raise _unreadable(data, f"reading it was ended: {over_limit(ended.ending, limits)}")
     if attempt.unfit:
         raise _unreadable(data, "; ".join(attempt.unfit.values()))
 

@@ -1,7 +1,7 @@
 """seccomp: which system calls a confined program may make.
 
 The list is of what does harm *without* any privilege, for the launcher gives all of those up: sockets of every
-kind, memory that no limit sees, other processes, new namespaces, and what Landlock leaves open.
+kind, memory and files that no limit sees, other processes, new namespaces, and what Landlock leaves open.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _SET_FILTER, _WITH_LISTENER = 1, 1 << 3
 _LOAD, _AND, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _ALLOW, _KILL, _ANSWER, _ASK = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
+_REFUSE = _ANSWER | errno.EPERM
 _X32 = 0x40000000  # a second set of numbers for the same calls on x86-64
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -30,8 +31,13 @@ _COLUMN = {"x86_64": 0, "aarch64": 1}
 # Numbers on x86-64 and on 64-bit ARM; None where a call does not exist.
 _Numbers = tuple[int | None, int | None]
 _REFUSED: dict[str, _Numbers] = {
-    # The network, and local services such as an SSH agent, D-Bus or Docker.
+    # The network, and local services such as an SSH agent, D-Bus or Docker. A pair of sockets is allowed, to itself.
     "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    # They send open files: one that is under way, deleted and closed takes room on the disk, and nothing shows it.
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
     # It makes sockets and opens files without a system call of that name.
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
@@ -62,8 +68,19 @@ _REFUSED: dict[str, _Numbers] = {
     "userfaultfd": (323, 282),
     "open_by_handle_at": (304, 265),
 }
-# "There is no such call": the C library then takes the older one, whose arguments can be seen here.
-_UNKNOWN: dict[str, _Numbers] = {"clone3": (435, 435), "openat2": (437, 437)}
+# "There is no such call": the caller then takes another way.
+_UNKNOWN: dict[str, _Numbers] = {
+    # The older ones' arguments can be seen here.
+    "clone3": (435, 435),
+    "openat2": (437, 437),
+    # They keep memory or deleted files where nothing shows them: in pipes, in rules, in requests that wait.
+    "sendfile": (40, 71),
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "vmsplice": (278, 75),
+    "landlock_create_ruleset": (444, 444),
+    "io_setup": (206, 0),
+}
 # Landlock does not rule them, and a copy made with `shutil.copy` must not fail: answered as if done.
 _PRETENDED: dict[str, _Numbers] = {
     "chmod": (90, None),
@@ -100,18 +117,59 @@ _SIGNALS: dict[str, _Numbers] = {
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
 }
+# What changes limits, priorities or scheduling of the process that an argument names; 0 is the caller.
+_REACHING: dict[str, tuple[_Numbers, int]] = {
+    "prlimit64": ((302, 261), 0),
+    "setpriority": ((141, 140), 1),
+    "ioprio_set": ((251, 30), 1),
+    "sched_setparam": ((142, 118), 0),
+    "sched_setscheduler": ((144, 119), 0),
+    "sched_setaffinity": ((203, 122), 0),
+    "sched_setattr": ((314, 274), 0),
+    "migrate_pages": ((256, 238), 0),
+    "move_pages": ((279, 239), 0),
+}
+_ALL_OF_A_USER = {"setpriority": 2, "ioprio_set": 3}  # PRIO_USER, IOPRIO_WHO_USER, in their first argument
+# Whom a file's news are signalled to, and by which signal: fcntl's F_SETOWN, F_SETSIG, F_SETOWN_EX; ioctl's
+# FIOSETOWN, SIOCSPGRP.
+_OWNERS: dict[str, tuple[_Numbers, tuple[int, ...]]] = {
+    "fcntl": ((72, 25), (8, 10, 15)),
+    "ioctl": ((16, 29), (0x8901, 0x8902)),
+}
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEWUSER, NEWPID, NEWNET, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWTIME
+
+_THREAD, _FILES = 0x00010000, 0x00000400
+_CLOSE_RANGE, _CLOSE_RANGE_UNSHARE = 436, 2
+_AF_UNIX = 1
+_SHARED_ANONYMOUS = 0x21
+_NO_MEMORY = _ANSWER | errno.ENOMEM
+SHARED_BYTES = 1 << 20
+"""Less than this may be one piece of memory that processes share; `consumption` counts each as so much."""
+_PR_SET_DUMPABLE, _PR_SCHED_CORE = 4, 62
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """Whether an argument & ``mask`` is ``equal``; without that, whether it has any bit of the mask.
+
+    An argument's low half is looked at, where all flags and numbers of processes are; ``high`` is for addresses and
+    sizes.
+    """
+
+    argument: int
+    mask: int = 0xFFFFFFFF
+    equal: int | None = None
+    unless: bool = False  # Whether it is *not* equal.
+    high: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Answer ``number`` with ``answer``; with a ``mask`` only where argument ``argument`` & mask is as told."""
+    """Answer the call ``number`` with ``answer`` where all tests hold."""
 
     number: int
     answer: int
-    argument: int = 0
-    mask: int = 0
-    equal: int | None = None  # None: any bit of the mask
+    tests: tuple[_Test, ...] = ()
 
 
 def knows_this_machine() -> bool:
@@ -119,37 +177,70 @@ def knows_this_machine() -> bool:
     return kernel.LINUX and platform.machine() in _ARCHITECTURES and sys.maxsize > 2**32
 
 
-def restrict_calls(*, truncation: bool, signals: bool) -> int | None:
-    """Take system calls from this process, and all it starts, for good.
+def ask_about_calls(*, others: bool) -> int | None:
+    """Have this process, and all it starts, ask before some calls, for good.
 
-    Whoever holds the descriptor that is returned has to answer each start of a process or thread, with
-    `starts.StartCounter`; without its holder there is none.
+    Whoever holds the descriptor that is returned has to answer, with `asked_calls.AskedCalls`; once nobody holds it,
+    these calls fail.
 
     Args:
-        truncation: Whether cutting a file by its path has to be refused here, as old Landlock does not.
-        signals: Whether every signal has to be refused, as nothing else keeps them inside.
+        others: Whether what reaches other processes is asked about, besides each start of a process or thread.
 
     Returns:
-        The descriptor; None on a system where starts cannot be asked about, as in some containers.
+        The descriptor; None on a system where calls cannot be asked about, as in some containers.
 
     Raises:
         OSError: The kernel refused.
     """
     machine = platform.machine()
-    rules = _rules(_COLUMN[machine], truncation=truncation, signals=signals)
-    starting = [
-        _Rule(number, _ASK)
-        for number in (numbers[_COLUMN[machine]] for numbers in _STARTING.values())
-        if number is not None
-    ]
+    column = _COLUMN[machine]
+    rules = _answering(column, _ASK, _STARTING)
+    if others:
+        rules += _reaching(column, _ASK)
     try:
-        return _install(machine, [*rules, *starting], _WITH_LISTENER)
+        return _install(machine, rules, _WITH_LISTENER)
     except OSError as error:
         # Somebody outside listens already, or the kernel is older than 5.0.
         if error.errno not in (errno.EBUSY, errno.EINVAL):
             raise
-    _install(machine, rules, 0)
     return None
+
+
+def refuse_calls(*, truncation: bool, signals: bool, others: bool, asked: bool) -> None:
+    """Take system calls from this process, and all it starts, for good.
+
+    Args:
+        truncation: Whether cutting a file by its path has to be refused here, as old Landlock does not.
+        signals: Whether every signal has to be refused, as nothing else keeps them inside.
+        others: Whether other processes can be seen, so that what reaches them has to be refused.
+        asked: Whether `ask_about_calls` has been answered for: what concerns the caller itself is then let through.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    machine = platform.machine()
+    column = _COLUMN[machine]
+    rules = _rules(column, truncation=truncation, signals=signals)
+    if others:
+        rules += _owners(column)
+        rules += [
+            _Rule(_numbers(column, {name: _REACHING[name][0]})[0], _REFUSE, (_Test(0, equal=whose),))
+            for name, whose in _ALL_OF_A_USER.items()
+        ]
+        if not asked:
+            rules += _reaching(column, _REFUSE)
+    _install(machine, rules, 0)
+
+
+def starting_calls() -> frozenset[int]:
+    """The numbers of the calls that start a process or thread."""
+    return frozenset(_numbers(_COLUMN[platform.machine()], _STARTING))
+
+
+def naming_argument(number: int) -> int | None:
+    """Which argument of a call that is asked about names the process that it reaches."""
+    column = _COLUMN[platform.machine()]
+    return {numbers[column]: argument for numbers, argument in _REACHING.values()}.get(number)
 
 
 def _install(machine: str, rules: list[_Rule], flags: int) -> int:
@@ -164,26 +255,64 @@ def _install(machine: str, rules: list[_Rule], flags: int) -> int:
     )
 
 
-def _rules(column: int, *, truncation: bool, signals: bool) -> list[_Rule]:
-    def answering(number: int, calls: dict[str, _Numbers]) -> list[_Rule]:
-        return [
-            _Rule(n, _ANSWER | number)
-            for n in (numbers[column] for numbers in calls.values())
-            if n is not None
-        ]
+def _numbers(column: int, calls: dict[str, _Numbers]) -> list[int]:
+    return [number for numbers in calls.values() if (number := numbers[column]) is not None]
 
-    rules = answering(errno.EPERM, _REFUSED) + answering(errno.ENOSYS, _UNKNOWN) + answering(0, _PRETENDED)
+
+def _answering(column: int, answer: int, calls: dict[str, _Numbers]) -> list[_Rule]:
+    return [_Rule(number, answer) for number in _numbers(column, calls)]
+
+
+def _reaching(column: int, answer: int) -> list[_Rule]:
+    return [
+        _Rule(number, answer, (_Test(argument),))
+        for numbers, argument in _REACHING.values()
+        if (number := numbers[column]) is not None
+    ]
+
+
+def _owners(column: int) -> list[_Rule]:
+    return [
+        _Rule(number, _REFUSE, (_Test(1, equal=command),))
+        for numbers, commands in _OWNERS.values()
+        if (number := numbers[column]) is not None
+        for command in commands
+    ]
+
+
+def _rules(column: int, *, truncation: bool, signals: bool) -> list[_Rule]:
+    rules = [
+        *_answering(column, _REFUSE, _REFUSED),
+        *_answering(column, _ANSWER | errno.ENOSYS, _UNKNOWN),
+        *_answering(column, _ANSWER, _PRETENDED),
+    ]
     clone, open_at, open_ = ((56, 257, 2), (220, 56, None))[column]
-    rules.append(_Rule(clone, _ANSWER | errno.EPERM, argument=0, mask=_NEW_NAMESPACES))
+    socketpair, send_to, mmap, prctl = ((53, 44, 9, 157), (199, 206, 222, 167))[column]
+    shared = _Test(3, _SHARED_ANONYMOUS, equal=_SHARED_ANONYMOUS)
+    rules += [
+        _Rule(clone, _REFUSE, (_Test(0, _NEW_NAMESPACES),)),
+        # Threads with open files of their own: those of a process are looked for in one place.
+        _Rule(clone, _REFUSE, (_Test(0, _THREAD | _FILES, equal=_THREAD),)),
+        _Rule(_CLOSE_RANGE, _REFUSE, (_Test(2, _CLOSE_RANGE_UNSHARE),)),
+        _Rule(socketpair, _REFUSE, (_Test(0, equal=_AF_UNIX, unless=True),)),
+        # A datagram to the address of a service.
+        _Rule(send_to, _REFUSE, (_Test(4),)),
+        _Rule(send_to, _REFUSE, (_Test(4, high=True),)),
+        # Memory that a process can unmap without giving it back.
+        _Rule(mmap, _NO_MEMORY, (shared, _Test(1, ~(SHARED_BYTES - 1) & 0xFFFFFFFF))),
+        _Rule(mmap, _NO_MEMORY, (shared, _Test(1, high=True))),
+        _Rule(prctl, _REFUSE, (_Test(0, equal=_PR_SET_DUMPABLE),)),
+        _Rule(prctl, _REFUSE, (_Test(0, equal=_PR_SCHED_CORE),)),
+    ]
     if truncation:
-        rules += answering(errno.EACCES, {"truncate": _TRUNCATE})
+        rules += _answering(column, _ANSWER | errno.EACCES, {"truncate": _TRUNCATE})
     # Opened for reading alone and cut: to Landlock that is reading.
-    cutting = {"answer": _ANSWER | errno.EACCES, "mask": os.O_TRUNC | os.O_ACCMODE, "equal": os.O_TRUNC}
-    rules.append(_Rule(open_at, argument=2, **cutting))
-    if open_ is not None:
-        rules.append(_Rule(open_, argument=1, **cutting))
+    for number, flags in ((open_at, 2), (open_, 1)):
+        if number is not None:
+            cutting = _Test(flags, os.O_TRUNC | os.O_ACCMODE, equal=os.O_TRUNC)
+            rules.append(_Rule(number, _ANSWER | errno.EACCES, (cutting,)))
     if signals:
-        rules += answering(errno.EPERM, _SIGNALS)
+        rules += _answering(column, _REFUSE, _SIGNALS)
     return rules
 
 
@@ -200,16 +329,19 @@ def _program(architecture: int, rules: list[_Rule]) -> bytes:
     if architecture == _ARCHITECTURES["x86_64"]:
         steps += [step(_ANY_BIT, _X32, otherwise=1), step(_RETURN, _KILL)]
     for rule in rules:
-        if not rule.mask:
-            steps += [step(_EQUAL, rule.number, otherwise=1), step(_RETURN, rule.answer)]
-            continue
-        # Both machines are little-endian: the low half of an argument, where all flags are, comes first.
-        load = step(_LOAD, _ARGUMENTS_AT + 8 * rule.argument)
-        if rule.equal is None:
-            test = [load, step(_ANY_BIT, rule.mask, otherwise=1)]
-        else:
-            test = [load, step(_AND, rule.mask), step(_EQUAL, rule.equal, otherwise=1)]
-        test += [step(_RETURN, rule.answer), step(_LOAD, _NUMBER_AT)]
-        steps += [step(_EQUAL, rule.number, otherwise=len(test)), *test]
+        # Made from the end, since each failed test jumps there: to where the number is loaded again.
+        own = [step(_RETURN, rule.answer)]
+        if rule.tests:
+            own.append(step(_LOAD, _NUMBER_AT))
+        for test in reversed(rule.tests):
+            past = len(own) - 1
+            # Both machines are little-endian: the low half of an argument comes first.
+            load = step(_LOAD, _ARGUMENTS_AT + 8 * test.argument + 4 * test.high)
+            if test.equal is None:
+                own = [load, step(_ANY_BIT, test.mask, otherwise=past), *own]
+            else:
+                jumps = {"then": past} if test.unless else {"otherwise": past}
+                own = [load, step(_AND, test.mask), step(_EQUAL, test.equal, **jumps), *own]
+        steps += [step(_EQUAL, rule.number, otherwise=len(own)), *own]
     steps.append(step(_RETURN, _ALLOW))
     return b"".join(steps)

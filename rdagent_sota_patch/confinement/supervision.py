@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.confinement.consumption import ProcessTree, folder_size
+from rdagent_sota_patch.confinement.consumption import TOO_MUCH, ProcessTree, folder_size, free_space
 from rdagent_sota_patch.confinement.interpreter import package_root
 from rdagent_sota_patch.confinement.printed import Printed
 from rdagent_sota_patch.errors import BundleError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _LOOK_EVERY = 0.1
+_KEPT_FREE = 1024 * _MIB  # of the disk, for everybody else; half of what is free, where that is less
 _PATIENCE = 20.0  # for the launcher to end all; the kernel takes a while to free much memory
 _LAUNCH = (
     "import sys; sys.path.append({root!r}); from rdagent_sota_patch.confinement.launcher import main; main()"
@@ -35,6 +36,7 @@ _LAUNCH = (
 # How libraries say that memory, or room in a file, was refused to them.
 _OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Unable to allocate", "Cannot allocate memory", "malloc failed")
 _FILE_TOO_LARGE = ("File too large", "errno = 27", "Errno 27")
+_DISK_FULL = ("No space left on device", "errno = 28", "Errno 28")
 
 
 class Ending(Enum):
@@ -46,6 +48,7 @@ class Ending(Enum):
     OVER_MEMORY = "over its memory"
     OVER_OUTPUT = "over its output"
     OVER_THREADS = "over its processes"
+    DISK_FULL = "out of room on the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,20 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """Memory and files in bytes, and until when on the monotonic clock."""
+    """Memory and files in bytes, and until when on the monotonic clock.
+
+    Attributes:
+        given: What of the files was there before.
+        free: Room on the disk before.
+        kept_free: Room that is left on it for others.
+    """
 
     memory: int
     files: int
     deadline: float
+    given: int
+    free: int
+    kept_free: int
 
 
 def supervise(order: Callable[[int], Order], folder: Path, limits: Limits) -> Ended:
@@ -86,6 +98,18 @@ def supervise(order: Callable[[int], Order], folder: Path, limits: Limits) -> En
     Raises:
         BundleError: ``confinement-failed`` when the walls could not be put up; the program has not run then.
     """
+    try:
+        given, free = folder_size(folder), free_space(folder)
+    except OSError as error:
+        raise BundleError(
+            "confinement-failed", f"The disk of the private folder cannot be looked at: {error}."
+        ) from error
+    if given == TOO_MUCH:
+        raise BundleError(
+            "confinement-failed",
+            "The files that a confined program is to be given are too many, or lie too deep, to be counted.",
+            "Give a folder with fewer files.",
+        )
     report, write_report = os.pipe()
     try:
         made = order(write_report)
@@ -110,17 +134,22 @@ def supervise(order: Callable[[int], Order], folder: Path, limits: Limits) -> En
         raise
     finally:
         os.close(write_report)
-    allowed = limits.output_mb * _MIB + folder_size(folder)  # What it was given is not its output.
     started = time.monotonic()
+    bounds = _Bounds(
+        memory=limits.memory_mb * _MIB,
+        files=limits.output_mb * _MIB + given,  # What it was given is not its output.
+        deadline=started + limits.seconds,
+        given=given,
+        free=free,
+        kept_free=min(_KEPT_FREE, free // 2),
+    )
     printed = Printed(limits.log_kb * 1024)
     with os.fdopen(report, "rb") as reported:
         try:
             assert process.stdin is not None
             process.stdin.write(made.as_line())
             process.stdin.flush()
-            over = _watch(
-                process, printed, made, _Bounds(limits.memory_mb * _MIB, allowed, started + limits.seconds)
-            )
+            over = _watch(process, printed, made, bounds)
         except BrokenPipeError:  # The launcher could not even start; what it printed says why.
             over = None
         finally:
@@ -139,20 +168,16 @@ def _watch(
     """Read along until the launcher has ended (None), or the program went over a limit (which)."""
     assert process.stdout is not None
     output = process.stdout.fileno()
-    tree = ProcessTree(process.pid)
+    tree = ProcessTree(process.pid, Path(order.folder))
     next_look = time.monotonic() + _LOOK_EVERY
     while True:
         now = time.monotonic()
         if now >= bounds.deadline:
             return Ending.OVER_TIME
         if now >= next_look:
-            usage = tree.usage()
-            if usage.memory > bounds.memory:
-                return Ending.OVER_MEMORY
-            if usage.threads > order.threads:
-                return Ending.OVER_THREADS
-            if usage.hidden_files + folder_size(Path(order.folder)) > bounds.files:
-                return Ending.OVER_OUTPUT
+            over = _over(tree, order, bounds)
+            if over is not None:
+                return over
             # Looking may take a while where there is much to see; it must not become the main thing.
             next_look = time.monotonic() + min(1.0, max(_LOOK_EVERY, 10 * (time.monotonic() - now)))
         readable, _, _ = select.select(
@@ -164,6 +189,23 @@ def _watch(
                 process.wait(timeout=_PATIENCE)
                 return None
             printed.add(part)
+
+
+def _over(tree: ProcessTree, order: Order, bounds: _Bounds) -> Ending | None:
+    """Which limit the program is over at this moment."""
+    usage = tree.usage()
+    if usage.memory > bounds.memory:
+        return Ending.OVER_MEMORY
+    if usage.threads > order.threads:
+        return Ending.OVER_THREADS
+    folder = Path(order.folder)
+    files = usage.hidden_files + folder_size(folder)
+    free = free_space(folder)
+    if usage.unmeasured:  # Then what is gone from the disk is held against it, whoever took it.
+        files = max(files, bounds.given + bounds.free - free)
+    if files > bounds.files:
+        return Ending.OVER_OUTPUT
+    return Ending.DISK_FULL if free < bounds.kept_free else None
 
 
 def _end(process: subprocess.Popen[bytes], printed: Printed) -> None:
@@ -198,6 +240,8 @@ def _judge(over: Ending | None, answer: bytes, log: str, seconds: float) -> Ende
         )
     if "too_many" in fields:
         return Ended(Ending.OVER_THREADS, log, seconds, None)
+    if "out_of_memory" in fields:
+        return Ended(Ending.OVER_MEMORY, log, seconds, None)
     code = int(fields["code"])
     if code == 0:
         return Ended(Ending.FINISHED, log, seconds, code)
@@ -210,4 +254,6 @@ def which_limit(words: str) -> Ending:
         return Ending.OVER_MEMORY
     if any(refusal in words for refusal in _FILE_TOO_LARGE):
         return Ending.OVER_OUTPUT
+    if any(refusal in words for refusal in _DISK_FULL):
+        return Ending.DISK_FULL
     return Ending.FAILED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from rdagent_sota_patch.environment import Difference, find_differences
@@ -43,7 +43,8 @@ class Diagnosis:
         table: Its table; None when there is none or it has to be rebuilt.
         alpha: Number of Alpha features beside the SOTA factors.
         features: What the model would be fed.
-        problems: What would stop the run.
+        feeds: Whether a model run will be fed these factors, if it is not stopped.
+        problems: What would stop the run; with ``SOTA_STRICT`` off it is said and the run goes on.
         notices: What is worth knowing and stops nothing.
     """
 
@@ -56,8 +57,14 @@ class Diagnosis:
     table: FactorTable | None
     alpha: int
     features: FeatureSet | None
+    feeds: bool
     problems: tuple[Problem, ...]
     notices: tuple[Problem, ...]
+
+    @property
+    def stops(self) -> bool:
+        """Whether a run ends before its first LLM call; settings that cannot be read have no strictness."""
+        return bool(self.problems) and (self.settings is None or self.settings.sota_strict)
 
 
 def diagnose(differences: tuple[Difference, ...] = ()) -> Diagnosis:
@@ -66,77 +73,137 @@ def diagnose(differences: tuple[Difference, ...] = ()) -> Diagnosis:
     Args:
         differences: Where environment and ``.env`` differed, if the file has been loaded into the one since.
     """
-    problems: list[Problem] = []
-    notices: list[Problem] = []
+    found = _Found()
     differences = tuple(filter(_is_setting, differences or find_differences()))
-
-    def attempt(step: Callable[[], T]) -> T | None:
-        try:
-            return step()
-        except SotaError as error:
-            problems.extend(error.problems)
-            return None
-
-    active = attempt(find_activation)
-    version = attempt(rdagent_version)
+    active = found.attempt(find_activation)
+    version = found.attempt(rdagent_version)
     traits = installed_traits() if version is not None else None
     if version is not None:
-        attempt(require_known_host)
-    notices.extend(_in_both(differences, traits))
-    settings = attempt(load_settings)
-    source, table, features, alpha = None, None, None, dict[str, str]()
+        found.attempt(require_known_host)
+    found.notices.extend(_in_both(differences, traits))
+    settings = found.attempt(load_settings)
+    used = _Used()
     if settings is not None:
-        notices.extend(settings.notices())
-        if settings.save_sota_factors:
-            attempt(lambda: require_writable(settings.factor_file))
-        if version is not None and (settings.source is not None or settings.save_sota_factors):
-            edits = find_hand_edits(find_host().folder)
-            problems.extend(hand_edit_problems(edits, os.environ))
-            notices.extend(hand_edit_notices(edits, os.environ))
+        found.notices.extend(settings.notices())
+        _check_settings(settings, version, found)
         if settings.source is not None:
-            problems.extend(settings.unsupported())
-            if version is not None:
-                problems.extend(runner_problems(find_host(), os.environ))
-                notices.extend((*runner_notices(find_host(), os.environ), *_other_templates(traits)))
-            source = attempt(lambda: find_source(settings))
-            if version is not None and settings.use_alpha_factors:
-                alpha = attempt(alpha_features) or {}
-    notices.extend(source.notices() if source is not None else ())
-    if source is not None and source.table is None:
-        attempt(lambda: require_rebuildable(source))
-        notices.append(
-            Problem(
-                "table-rebuild",
-                f"The factor table is gone; the run will rebuild it from the code of {len(source.origins)} factors.",
-                "Set SOTA_WORKSPACE_ROOT if the workspaces were only moved.",
-            )
-        )
-        features = combine_features(alpha, (origin.name for origin in source.origins), bool(alpha))
-    elif source is not None and source.table is not None:
-        path = source.table
-        table = attempt(lambda: read_factor_table(path))
-    if table is not None:
-        features = combine_features(alpha, table.names, bool(alpha))
-        segments = attempt(model_segments) if version is not None else None
-        if segments is not None:
-            findings = check_segments(table, segments) + check_market(table, segments)
-            problems.extend(findings.errors)
-            notices.extend(findings.notices)
-    if settings is not None and settings.sota_require_causal and source is not None:
-        causal = source, table.names if table else [origin.name for origin in source.origins]
-        attempt(lambda: require_causal(*causal))
+            unusable = _Found()
+            used = _look_at_source(settings, traits, unusable)
+            found.problems.extend(unusable.problems)
+            found.notices.extend(unusable.notices)
+            used = replace(used, feeds=used.features is not None and not unusable.problems)
+        if settings.sota_require_causal and used.source is not None:
+            causal = used.source, used.names
+            found.attempt(lambda: require_causal(*causal))
+        if found.problems and not settings.sota_strict:
+            found.notices.append(_goes_on(feeds=used.feeds))
     return Diagnosis(
         active=active,
         rdagent=version,
         traits=traits,
         differences=differences,
         settings=settings,
-        source=source,
-        table=table,
-        alpha=len(alpha),
-        features=features,
-        problems=tuple(problems),
-        notices=tuple(notices),
+        source=used.source,
+        table=used.table,
+        alpha=used.alpha,
+        features=used.features,
+        feeds=used.feeds,
+        problems=tuple(found.problems),
+        notices=tuple(found.notices),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    problems: list[Problem] = field(default_factory=list)
+    notices: list[Problem] = field(default_factory=list)
+
+    def attempt(self, step: Callable[[], T]) -> T | None:
+        """What a step gives; None where it raises, with the problems kept."""
+        try:
+            return step()
+        except SotaError as error:
+            self.problems.extend(error.problems)
+            return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Used:
+    """What a run would use of a source; names as `Diagnosis` has them."""
+
+    source: Source | None = None
+    table: FactorTable | None = None
+    alpha: int = 0
+    features: FeatureSet | None = None
+    feeds: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        if self.table is not None:
+            return self.table.names
+        return () if self.source is None else tuple(origin.name for origin in self.source.origins)
+
+
+def _check_settings(settings: Settings, version: str | None, found: _Found) -> None:
+    """What stops a run, or is said, before its source is looked at."""
+    if settings.save_sota_factors:
+        found.attempt(lambda: require_writable(settings.factor_file))
+    if version is not None and (settings.source is not None or settings.save_sota_factors):
+        edits = find_hand_edits(find_host().folder)
+        found.problems.extend(hand_edit_problems(edits, os.environ))
+        found.notices.extend(hand_edit_notices(edits, os.environ))
+    if settings.source is not None:
+        found.problems.extend(settings.unsupported())
+
+
+def _look_at_source(settings: Settings, traits: Traits | None, found: _Found) -> _Used:
+    """The source in force, up to what a model would be fed; every problem found here keeps it from being fed.
+
+    Args:
+        traits: None where there is no RD-Agent.
+    """
+    if traits is not None:
+        found.problems.extend(runner_problems(find_host(), os.environ))
+        found.notices.extend((*runner_notices(find_host(), os.environ), *_other_templates(traits)))
+    source = found.attempt(lambda: find_source(settings))
+    alpha = dict[str, str]()
+    if traits is not None and settings.use_alpha_factors:
+        alpha = found.attempt(alpha_features) or {}
+    if source is None:
+        return _Used(alpha=len(alpha))
+    found.notices.extend(source.notices())
+    path = source.table
+    if path is None:
+        found.attempt(lambda: require_rebuildable(source))
+        found.notices.append(
+            Problem(
+                "table-rebuild",
+                f"The factor table is gone; the run will rebuild it from the code of {len(source.origins)} factors.",
+                "Set SOTA_WORKSPACE_ROOT if the workspaces were only moved.",
+            )
+        )
+        return _Used(
+            source,
+            alpha=len(alpha),
+            features=combine_features(alpha, (origin.name for origin in source.origins), bool(alpha)),
+        )
+    table = found.attempt(lambda: read_factor_table(path))
+    if table is None:
+        return _Used(source, alpha=len(alpha))
+    segments = found.attempt(model_segments) if traits is not None else None
+    if segments is not None:
+        findings = check_segments(table, segments) + check_market(table, segments)
+        found.problems.extend(findings.errors)
+        found.notices.extend(findings.notices)
+    return _Used(source, table, len(alpha), combine_features(alpha, table.names, bool(alpha)))
+
+
+def _goes_on(*, feeds: bool) -> Problem:
+    how = "on the SOTA factors" if feeds else "as plain RD-Agent, without SOTA factors"
+    return Problem(
+        "strict-off",
+        f"SOTA_STRICT is off, so that a run says what is wrong and goes on {how}.",
+        "Unset SOTA_STRICT to have it stop instead.",
     )
 
 

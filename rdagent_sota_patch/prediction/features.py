@@ -56,6 +56,7 @@ def compute_features(
     limits: Limits,
     jobs: int,
     report: Report,
+    trust: bool = False,
 ) -> Computed:
     """Compute what the model takes, for every stock of its market on ``days``.
 
@@ -69,6 +70,7 @@ def compute_features(
         limits: For each factor.
         jobs: Factors at a time, and Qlib's processes.
         report: Told about the progress.
+        trust: Whether the user vouches for the bundle's code, as a signature does.
 
     Raises:
         BundleError: All problems with factors at once (see `run_mined`); ``alpha-failed``, ``factor-empty``
@@ -79,7 +81,9 @@ def compute_features(
     mined, alpha, by_qlib = pd.DataFrame(), no_rows(), tuple(feature.name for feature in meta.alpha)
     start = time.perf_counter()
     try:
-        mined = run_mined(files, days, limits=limits, jobs=jobs, report=report)
+        mined = run_mined(
+            files, days, limits=limits, jobs=jobs, report=report, trusted=trust or bundle.signed
+        )
     except BundleError as error:
         problems += error.problems
     ran = time.perf_counter()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rdagent_sota_patch.audit.verdicts import hash_code
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED, ShippedFactor
-from rdagent_sota_patch.confinement.factors import run_factor
+from rdagent_sota_patch.confinement.factors import require_factor_confinement, run_factor
 from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.market import DATA_NAME, is_daily
 from rdagent_sota_patch.errors import BundleError, Problem
@@ -219,6 +219,7 @@ def run_mined(
     limits: Limits,
     jobs: int,
     report: Report,
+    trusted: bool = False,
 ) -> pd.DataFrame:
     """Run factors' code, each on its data folder, and take their values on ``days``.
 
@@ -227,13 +228,15 @@ def run_mined(
         that any factor has on ``days``; NaN where one has none.
 
     Raises:
-        BundleError: Everything that is wrong with any factor at once: ``factor-failed``, ``factor-over-limit``,
-            ``factor-bad-result``, ``factor-empty``.
+        BundleError: ``trust-needed``; or everything that is wrong with any factor at once: ``factor-failed``,
+            ``factor-over-limit``, ``factor-bad-result``, ``factor-empty``.
     """
     columns: dict[str, pd.Series] = {}
     problems: dict[str, tuple[Problem, ...]] = {}
     report("factors", 0, len(files))
-    with Jail() as jail, _pool(jobs) as pool:
+    if files:
+        require_factor_confinement(trusted=trusted)
+    with Jail(trusted=trusted) as jail, _pool(jobs) as pool:
         running = {
             pool.submit(_run_one, factor, path, days, limits, jail): factor for factor, path in files.items()
         }

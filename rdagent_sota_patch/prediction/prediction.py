@@ -160,6 +160,7 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
             limits=options.limits,
             jobs=options.jobs,
             report=report,
+            trust=options.trust,
         )
     report("scores", 0, 1)
     scored = _on(score_days(bundle, scorer, computed.frame, [day]), day)

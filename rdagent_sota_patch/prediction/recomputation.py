@@ -103,6 +103,7 @@ def recompute(
             limits=chosen.limits,
             jobs=chosen.jobs,
             report=report,
+            trust=chosen.trust,
         )
     report("scores", 0, 1)
     scored = score_days(bundle, scorer, computed.frame, list(days))

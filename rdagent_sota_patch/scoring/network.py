@@ -106,13 +106,8 @@ def load_network(bundle: Bundle, *, trusted: bool, limits: Limits | None = None)
     """
     order, meta = bundle.model
     require_live("torch", "safetensors")
-    open_ways = None if trusted else what_confines().notice()
-    if open_ways is not None:
-        raise BundleError(
-            "trust-needed",
-            f"The model of {bundle.folder} is Python code (model.py). {open_ways.message}",
-            "Read its model.py; give --trust to run it, or --key-file if you have signed the bundle yourself.",
-        )
+    if not trusted:
+        what_confines().require_trust(f"The model of {bundle.folder} is Python code (model.py).")
     options = meta.network
     count = options.pt_model_kwargs.get("num_features", len(order.factor_order))
     if count != len(order.factor_order):

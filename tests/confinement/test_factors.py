@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_patch.confinement import factors, private_folder
+from rdagent_sota_patch.confinement import jail as jail_module
 from rdagent_sota_patch.confinement.factors import Trial, run_factor, run_trials
 from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.limits import Limits
+from rdagent_sota_patch.confinement.probe import Confinement, what_confines
 from rdagent_sota_patch.errors import BundleError
 from tests.confinement.conftest import needs_walls
 
@@ -232,3 +235,27 @@ def test_the_same_values_however_the_data_is_opened(jail: Jail, folder: Path, op
     values = run_factor(code, folder, jail=jail).values
     pd.testing.assert_frame_equal(values, momentum(folder / "daily_pv.h5"), check_exact=True)
     assert (folder / "daily_pv.h5").read_bytes() == before
+
+
+@needs_walls
+def test_factor_code_that_cannot_be_kept_in_asks_for_trust(
+    daily_pv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a bundle's model.py does; with the user's word it runs, within its limits."""
+    real = what_confines()
+    found = Confinement(0, real.namespaces, real.seccomp)
+    for module in (factors, jail_module, private_folder):
+        monkeypatch.setattr(module, "what_confines", lambda: found)
+    with pytest.raises(BundleError, match=r"Factor code is Python.* every file that you can") as caught:
+        run_factor(MOMENTUM, daily_pv)
+    assert caught.value.slug == "trust-needed"
+    with Jail(trusted=True) as jail:
+        assert len(run_factor(MOMENTUM, daily_pv, jail=jail).values) == 100
+
+
+def test_folders_too_deep_for_a_path_are_no_error_of_the_systems(daily_pv: Path) -> None:
+    """A factor that makes them has no result, or is over its limit."""
+    code = "import os, time\nfor _ in range(25): os.mkdir('x' * 255); os.chdir('x' * 255)\ntime.sleep(1)\n"
+    with pytest.raises(BundleError) as caught:
+        run_factor(code, daily_pv)
+    assert caught.value.slug in {"factor-bad-result", "factor-over-limit"}

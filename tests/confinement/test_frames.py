@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,42 @@ def test_what_is_no_table_is_refused(tmp_path: Path, header: Any, arrays: list[A
     """Objects among them, whose reading would unpickle."""
     with pytest.raises(Unreadable, match=fault):
         read_frame(write(tmp_path / "t", header, *arrays))
+
+
+def test_a_header_of_holes_takes_no_memory(tmp_path: Path) -> None:
+    """A file of a gigabyte that takes nothing on the disk, and one that only says so."""
+    for real in (1 << 30, 10):
+        head = f"{{'descr':'|u1','fortran_order':False,'shape':({1 << 30},)}}\n".encode()
+        with (tmp_path / "t").open("wb") as file:
+            file.write(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+            file.truncate(file.tell() + real)
+        tracemalloc.start()
+        for read in (read_frame, lambda path: read_survey(path, [])):
+            with pytest.raises(Unreadable, match="larger than what is read"):
+                read(tmp_path / "t")
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+        tracemalloc.stop()
+
+
+def test_an_array_that_says_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
+    """Its size is held against the file before it is allocated."""
+    path = write(tmp_path / "t", HEADER)
+    head = f"{{'descr':'<M8[ns]','fortran_order':False,'shape':({1 << 26},)}}\n".encode()
+    with path.open("ab") as file:
+        file.write(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    tracemalloc.start()
+    with pytest.raises(Unreadable, match="less than it says"):
+        read_frame(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_a_strangers_table_has_a_largest_size(tmp_path: Path) -> None:
+    """That of its data, and some."""
+    path = write(tmp_path / "t", HEADER, DAYS, CODES, CODES, np.array([1.5, 2]))
+    assert len(read_frame(path, most=10_000)) == 2
+    with pytest.raises(Unreadable, match="takes"):
+        read_frame(path, most=100)
 
 
 def test_a_file_of_anything_is_refused(tmp_path: Path) -> None:
