@@ -12,7 +12,7 @@ OLD_NEEDS := tests/integration/requirements-0.8.0.txt
 RELEASES ?= 1.0.0 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-real test-others test-fast test-matrix $(RELEASES:%=test-on-%) lint types bench wheel ci clean
+.PHONY: help demo test test-real test-others test-fast test-matrix $(RELEASES:%=test-on-%) lint types bench proof wheel ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,13 +43,13 @@ test: $(INSTALLED) ## all tests, those that run the real rdagent and Qlib includ
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-real test-others
 
 test-real: $(INSTALLED)
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -m 'real and not proof'
 
 test-others: $(INSTALLED)
-	@$(BIN)/python -m pytest -m 'not real' >$(VENV)/tests.txt 2>&1; code=$$?; cat $(VENV)/tests.txt; exit $$code
+	@$(BIN)/python -m pytest -m 'not real and not proof' >$(VENV)/tests.txt 2>&1; code=$$?; cat $(VENV)/tests.txt; exit $$code
 
 test-fast: $(INSTALLED) ## the tests that do not run rdagent
-	$(BIN)/python -m pytest -m 'not real'
+	$(BIN)/python -m pytest -m 'not real and not proof'
 
 test-matrix: $(RELEASES:%=test-on-%) ## the tests that meet RD-Agent, on each supported release (or on those in RELEASES="…")
 
@@ -69,6 +69,10 @@ types: $(INSTALLED) ## mypy, strict, on the package
 
 bench: $(INSTALLED) ## the measurements of docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks
+
+proof: $(INSTALLED) ## attacks, faults, crowds, sizes and mutants: the figures of docs/reliability.md
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[proof]'
+	$(BIN)/python -m tests.proof
 
 wheel: ## build the wheel and check it in an environment of its own
 	$(PYTHON) tests/packaging/check_wheel.py

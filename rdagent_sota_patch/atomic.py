@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
-import secrets
 import stat
+import sys
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import SotaError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +28,9 @@ _FOLDER_SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, 
 def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a path to write to, which becomes ``target`` when the block ends well.
 
-    The temporary file stands beside the target and is gone when the block fails; a target that
-    existed keeps its content until then. A target that is a link is replaced, not followed.
-    Open what is read before entering: an ``OSError`` inside counts as a failure to write.
+    The temporary file stands beside the target and is gone when the block fails; if the process is killed, the next
+    call for the same target removes it. A target that existed keeps its content until then. A target that is a link
+    is replaced, not followed. Open what is read before entering: an ``OSError`` inside counts as a failure to write.
 
     Args:
         target: The file to write; its folder must exist.
@@ -35,7 +40,7 @@ def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
         SotaError: ``cannot-write``; ``not-confirmed`` where the new file is in place.
     """
     try:
-        temporary = _create_beside(target)
+        temporary, descriptor = _create_beside(target)
     except OSError as error:
         raise _cannot_write(target, error) from error
     try:
@@ -49,6 +54,9 @@ def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+    finally:
+        # The lock goes with it.
+        os.close(descriptor)
     if durable:
         confirm(target)
 
@@ -80,11 +88,19 @@ def write_text_atomically(path: Path, text: str, *, durable: bool = True) -> Non
         temporary.write_bytes(text.encode("utf-8"))
 
 
-def _create_beside(target: Path) -> Path:
-    # Not derived from the target's name, which may already be as long as the file system allows.
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    # The mode that plain open() would give, where tempfile would make the file private.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+def _create_beside(target: Path) -> tuple[Path, int]:
+    """A new file, and the descriptor by which it is held."""
+    # Hashed, since the target's name may already be as long as the file system allows.
+    name = blake2b(os.fsencode(target.name), digest_size=8).hexdigest()
+    numbered = (target.parent / f".{name}-{number}.tmp" for number in itertools.count())
+    for temporary in numbered:
+        _remove_abandoned(temporary)
+        with suppress(FileExistsError):
+            # The mode that plain open() would give, where tempfile would make the file private.
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            if hold(temporary, descriptor):
+                break
+            os.close(descriptor)
     try:
         if target.is_dir() and not target.is_symlink():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
@@ -92,8 +108,46 @@ def _create_beside(target: Path) -> Path:
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
     except BaseException:
         _remove(temporary)
+        os.close(descriptor)
         raise
-    return temporary
+    # Of processes that wrote the same file at the same time, and were killed.
+    for further in itertools.takewhile(os.path.lexists, numbered):
+        _remove_abandoned(further)
+    return temporary, descriptor
+
+
+def hold(path: Path, descriptor: int) -> bool:
+    """Lock what was just made: its process is alive. False where another process has removed it already."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network disks have no locks; there, nobody removes what others left.
+        return error.errno not in {errno.EWOULDBLOCK, errno.EACCES}
+    return _is_at(path, descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    return False
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove a file of this user's that no process holds; what is somebody else's stays, and what is no file."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(temporary, descriptor):
+                    temporary.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:

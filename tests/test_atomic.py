@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +159,64 @@ def test_names_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     target = tmp_path / ("n" * 255)
     write_text_atomically(target, "text")
     assert target.read_text() == "text"
+
+
+WRITING = """
+import os, signal, sys
+from pathlib import Path
+from rdagent_sota_patch.atomic import replace_atomically
+with replace_atomically(Path(sys.argv[1])) as temporary:
+    temporary.write_text("theirs")
+    print(temporary.name, flush=True)
+    if sys.argv[2] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """Of the same file; those of two that died at once, too, and nothing of anybody else's."""
+    target = tmp_path / "a"
+    command = [sys.executable, "-c", WRITING, str(target)]
+    with subprocess.Popen([*command, "live"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        subprocess.run([*command, "die"], check=False, stdout=subprocess.PIPE)
+        other.kill()
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 2
+    write_text_atomically(tmp_path / "b", "another file's")
+    write_text_atomically(target, "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert target.read_text() == "new"
+
+
+def test_a_writer_at_work_keeps_its_file(tmp_path: Path) -> None:
+    """Two write the same file at once: each its own, and the last one stays."""
+    target = tmp_path / "a"
+    command = [sys.executable, "-c", WRITING, str(target), "live"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdin is not None
+        name = other.stdout.readline().strip()
+        write_text_atomically(target, "ours")
+        assert (tmp_path / name).read_text() == "theirs"
+        assert target.read_text() == "ours"
+        other.stdin.close()
+        assert other.wait() == 0
+    assert target.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
+    """A link or a folder where the temporary file would be is not ours to remove, and not followed."""
+    target, other = tmp_path / "a", tmp_path / "other"
+    with replace_atomically(target) as temporary:
+        temporary.write_text("first")
+    other.write_text("other")
+    temporary.symlink_to(other)
+    write_text_atomically(target, "new")
+    assert other.read_text() == "other"
+    temporary.unlink()
+    temporary.mkdir()
+    write_text_atomically(target, "newer")
+    assert sorted(tmp_path.iterdir()) == sorted([target, other, temporary])

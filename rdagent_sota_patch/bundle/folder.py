@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from rdagent_sota_patch.atomic import confirm, sync_file, sync_folder
+from rdagent_sota_patch.atomic import confirm, hold, sync_file, sync_folder
 from rdagent_sota_patch.bundle.contents import is_inside, walk
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from rdagent_sota_patch.errors import BundleError, SotaError
@@ -130,16 +130,8 @@ def _make_held(parent: Path) -> tuple[Path, int | None]:
         except FileNotFoundError:
             # Taken for an abandoned one between the two calls.
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                # Some network disks have no locks; there, nobody removes what others left.
-                return folder, descriptor
-        else:
-            with suppress(OSError):
-                if folder.stat().st_ino == os.fstat(descriptor).st_ino:
-                    return folder, descriptor
+        if hold(folder, descriptor):
+            return folder, descriptor
         os.close(descriptor)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from rdagent_sota_patch.errors import Problem
-from rdagent_sota_patch.factors.reading import iterate_column
+from rdagent_sota_patch.factors.reading import column_chunks, iterate_column
 from rdagent_sota_patch.factors.schema import is_numeric
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from rdagent_sota_patch.factors.schema import FactorColumn, TableSchema
@@ -145,16 +146,15 @@ def _measure_columns(file: Any, path: Path, columns: list[FactorColumn]) -> dict
     leaves = {file.schema.column(leaf).path: leaf for leaf in range(len(file.schema))}
     extents = {}
     for column in columns:
-        extent = _read_statistics(file.metadata, leaves[column.field])
+        extent = _read_statistics(column_chunks(file, path, leaves[column.field]))
         extents[column.name] = extent if extent is not None else _measure(file, path, column)
     return extents
 
 
-def _read_statistics(metadata: Any, leaf: int) -> _Extent | None:
+def _read_statistics(chunks: Iterable[Any]) -> _Extent | None:
     """Extent by the footer; None when it does not say."""
     lows, highs = [], []
-    for group in range(metadata.num_row_groups):
-        chunk = metadata.row_group(group).column(leaf)
+    for chunk in chunks:
         statistics = chunk.statistics
         if statistics is None:
             return None

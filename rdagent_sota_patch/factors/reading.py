@@ -107,6 +107,34 @@ def iterate_batches(
         yield batch
 
 
+def column_chunks(file: Any, path: Path, leaf: int) -> Iterator[Any]:
+    """What the footer says of one column in each row group, where it does not contradict itself.
+
+    pyarrow ends the whole process where it is asked for a chunk whose entry is damaged, or for statistics of another
+    type than the column's. The reader of the column's values looks at the same entry and gives an error: so it is
+    begun, and nothing is read.
+
+    Raises:
+        TableError: ``table-unreadable``.
+    """
+    footer, column = file.metadata, file.schema.column(leaf)
+    for group in range(footer.num_row_groups):
+        try:
+            next(
+                file.reader.iter_batches(0, row_groups=[group], column_indices=[leaf], use_threads=False),
+                None,
+            )
+        except _UNREADABLE as error:
+            raise unreadable(path, error) from error
+        chunk = footer.row_group(group).column(leaf)
+        if chunk.physical_type != column.physical_type:
+            raise unreadable(
+                path,
+                f"{column.path} is {column.physical_type}, and {chunk.physical_type} in row group {group}",
+            )
+        yield chunk
+
+
 def _judge_file(path: Path) -> None:
     """Refuse what is no file, or has a footer that would take too much to parse.
 

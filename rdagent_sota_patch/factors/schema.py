@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from rdagent_sota_patch.errors import Problem
-from rdagent_sota_patch.factors.reading import open_parquet
+from rdagent_sota_patch.factors.reading import column_chunks, open_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,11 @@ class TableSchema:
 
 
 def parse_schema(file: Any, path: Path) -> TableSchema:
-    """Read the schema of an open ``pyarrow.parquet.ParquetFile``; problems are collected, not raised."""
+    """Read the schema of an open ``pyarrow.parquet.ParquetFile``; problems are collected.
+
+    Raises:
+        TableError: ``table-unreadable``: the footer's entries of the instruments are damaged.
+    """
     schema = file.schema_arrow
     problems: list[Problem] = []
     _check_rows(file.metadata, path, problems)
@@ -111,7 +115,7 @@ def parse_schema(file: Any, path: Path) -> TableSchema:
         instrument=instrument,
         columns=columns,
         canonical=not problems and _is_canonical(schema, metadata, columns, index),
-        dictionary=() if instrument is None else _read_as_dictionary(file, instrument),
+        dictionary=() if instrument is None else _read_as_dictionary(file, path, instrument),
         problems=tuple(problems),
     )
 
@@ -123,7 +127,13 @@ def read_names(path: Path) -> tuple[str, ...]:
         TableError: ``table-not-found`` or ``table-unreadable``.
     """
     with open_parquet(path) as file:
-        return tuple(column.name for column in parse_schema(file, path).columns)
+        schema = file.schema_arrow
+        problems: list[Problem] = []
+        metadata = _parse_metadata(schema, path, problems)
+        index = _find_index(schema, metadata, path, problems)
+        return tuple(
+            column.name for column in _find_columns(schema, metadata, set(index.values()), path, problems)
+        )
 
 
 def is_numeric(arrow_type: Any) -> bool:
@@ -246,16 +256,11 @@ def _check_rows(footer: Any, path: Path, problems: list[Problem]) -> None:
         )
 
 
-def _read_as_dictionary(file: Any, field: str) -> tuple[str, ...]:
+def _read_as_dictionary(file: Any, path: Path, field: str) -> tuple[str, ...]:
     leaf = next((leaf for leaf in range(len(file.schema)) if file.schema.column(leaf).path == field), None)
     if leaf is None or is_text_view(file.schema_arrow.field(field).type):
         return ()
-    footer = file.metadata
-    encodings = {
-        encoding
-        for group in range(footer.num_row_groups)
-        for encoding in footer.row_group(group).column(leaf).encodings
-    }
+    encodings = {encoding for chunk in column_chunks(file, path, leaf) for encoding in chunk.encodings}
     return () if encodings & _NO_DICTIONARY else (field,)
 
 

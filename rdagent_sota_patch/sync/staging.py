@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.bundle.folder import NEW_NAME, OLD_NAME
@@ -26,7 +26,8 @@ _ATTEMPTS = 3
 def hold_staging(target: Path) -> Iterator[Path]:
     """Give the folder ``.<name>.sync`` beside ``target``, for one process at a time.
 
-    It is removed with what is in it when the block ends well, and stays as it is when the block fails.
+    It is removed with what is in it when the block ends well, and stays as it is when the block fails. What cannot be
+    removed then is left to the next sync: the target is what it should be.
 
     Raises:
         ApiError: ``sync-in-use``; ``target-not-a-bundle`` where something other than a sync's files is there.
@@ -124,9 +125,10 @@ def _foreign(folder: Path) -> Iterator[str]:
 
 
 def _remove(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        # The lock last: until then nobody else begins here.
-        if path.name != _LOCK and _OURS.fullmatch(path.name):
-            path.unlink()
-    (folder / _LOCK).unlink()
-    folder.rmdir()
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            # The lock last: until then nobody else begins here.
+            if path.name != _LOCK and _OURS.fullmatch(path.name):
+                path.unlink()
+        (folder / _LOCK).unlink()
+        folder.rmdir()

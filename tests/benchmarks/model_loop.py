@@ -14,13 +14,18 @@ import time
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.benchmarks.comparison import Bound, Comparison, Limit, compare, differences
 from tests.benchmarks.factor_table import PREPARED_NAME, TABLE_NAME
 from tests.benchmarks.memory import begin_peak, peak
 from tests.benchmarks.processes import run_child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rdagent_sota_patch.factors.table import FactorTable
 
 MODULE = "model_loop"
 _ROUNDS = 9
@@ -84,19 +89,22 @@ def _run(mode: str, folder: Path) -> tuple[float, float]:
     return seconds, mb
 
 
-def _prepared(folder: Path) -> Any:
+def in_force(table: FactorTable, *, alpha: bool = True) -> Any:
+    """The factors of a table that was read, as a model stage has them."""
     from rdagent_sota_patch.factors.segments import Segments
     from rdagent_sota_patch.factors.sources import Source
     from rdagent_sota_patch.plugin.active import ActiveSota
     from rdagent_sota_patch.settings import SourceKind
 
-    table = pickle.loads((folder / PREPARED_NAME).read_bytes())
-    source = Source(SourceKind.WORKSPACE, folder, table.path, metrics=MappingProxyType({"IC": 0.05}))
+    source = Source(
+        SourceKind.WORKSPACE, table.path.parent, table.path, metrics=MappingProxyType({"IC": 0.05})
+    )
     day = date(2015, 1, 5)
-    return ActiveSota(source, table, Segments(day, day, day, day, day), True)
+    return ActiveSota(source, table, Segments(day, day, day, day, day), alpha)
 
 
-def _make_experiment() -> Any:
+def make_experiment() -> Any:
+    """A model experiment with code, ready for the runner."""
     from rdagent.components.coder.model_coder.model import ModelFBWorkspace, ModelTask
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
     from rdagent.utils.qlib import ALPHA20
@@ -119,12 +127,17 @@ def _make_experiment() -> Any:
     return experiment
 
 
-def _replace_back_test(configs: list[str]) -> None:
+def replace_back_test(
+    configs: list[str], train: Callable[[Path, dict[str, str]], object] | None = None
+) -> None:
+    """Have a fixed result in place of Qlib's, its configurations noted, and what a training leaves, if one is given."""
     import pandas as pd
     from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
 
-    def execute(_: Any, qlib_config_name: str, run_env: dict[str, Any]) -> tuple[Any, str]:
+    def execute(self: Any, qlib_config_name: str, run_env: dict[str, Any]) -> tuple[Any, str]:
         configs.append(f"{qlib_config_name} {run_env.get('num_features')}")
+        if train is not None:
+            train(self.workspace_path, {})
         return pd.Series({"IC": 0.1}), ""
 
     QlibFBWorkspace.execute = execute
@@ -140,10 +153,10 @@ def _take(mode: str, folder: Path) -> tuple[float, float]:
     from rdagent_sota_patch.plugin import model_runner
     from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
 
-    sota = _prepared(folder)
+    sota = in_force(pickle.loads((folder / PREPARED_NAME).read_bytes()))
     configs: list[str] = []
-    _replace_back_test(configs)
-    experiment = _make_experiment()
+    replace_back_test(configs)
+    experiment = make_experiment()
     runner: Any = model_runner.SotaModelRunner(None) if mode == "sota" else QlibModelRunner(None)
     if mode == "upstream":
         whole = make_sota_experiment(sota, whole=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -326,3 +328,33 @@ def test_tables_are_values(tmp_path: Path) -> None:
     table = read_factor_table(write(make_frame(), tmp_path / "a.parquet"))
     assert table == read_factor_table(table.path)
     assert len({table, replace(table)}) == 1
+
+
+EACH_BYTE = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.factors.schema import read_names
+from rdagent_sota_patch.factors.table import read_factor_table
+path = Path(sys.argv[1])
+whole = path.read_bytes()
+footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for place in range(footer, len(whole)):
+    changed = bytearray(whole)
+    changed[place] ^= 1 << place % 8
+    path.write_bytes(changed)
+    for read in (read_names, read_factor_table):
+        with suppress(SotaError):
+            read(path)
+"""
+
+
+def test_a_footer_with_any_byte_changed(tmp_path: Path) -> None:
+    """An error or a table, and never the end of the process: pyarrow aborts at entries that contradict each other."""
+    path = tmp_path / "a.parquet"
+    write(make_frame(days=3, instruments=2, names=("A",)), path)
+    done = subprocess.run(
+        [sys.executable, "-c", EACH_BYTE, path], check=False, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 0, done.stderr[-1000:]

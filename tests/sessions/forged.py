@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,8 @@ class _Writer:
                     start += self._all(value.items, b"e")
                 return start + (b"" if value.state is None else self.write(value.state) + b"b")
             case _:
-                # PROTO and FRAME in front and STOP behind are the outer pickle's.
-                return pickle.dumps(value, protocol=3)[2:-1].replace(b"q\x00", b"")
+                # PROTO in front and STOP behind are the outer pickle's, and so is the memo.
+                return pickletools.optimize(pickle.dumps(value, protocol=3))[2:-1]
 
     def _remember(self, value: object) -> bytes:
         self.memo[id(value)] = len(self.memo)

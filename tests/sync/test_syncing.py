@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -512,6 +513,26 @@ def test_a_server_that_breaks_off_each_time_is_given_up(server: ContractServer, 
     server.transferred()
     sync(server, target)
     assert MANIFEST_NAME in server.transferred()
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_cannot_be_tidied_up_is_left_to_the_next_sync(
+    server: ContractServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new bundle is in its place, and it is not said that it could not be written."""
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == staging_of(target):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "unlink", refuse)
+        assert sync(server, target).changed
+    assert open_bundle(target).model
+    assert staging_of(target).is_dir()
+    assert not sync(server, target).changed
     assert list(target.parent.iterdir()) == [target]
 
 
