@@ -143,8 +143,8 @@ def _refuse_twice(days: np.ndarray, day_names: Any, stocks: Coded) -> None:
 
 
 def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) -> list[np.ndarray]:
-    """By day, how many stocks lack data that they have on a later day; and by day and stock, sorted, who has any, as
-    packed bits: a halted stock has no row, or one of NaN.
+    """By day, how many stocks lack data that they have on a later day; and by day and stock, sorted, as packed bits:
+    who has every number, and who was traded.
     """
     present = stocks.present()
     order = present[np.argsort(np.asarray(stocks.values[present], dtype=object))]
@@ -155,9 +155,23 @@ def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) 
     has, traded = np.zeros((2, count, len(order)), dtype=bool)
     filled = frame.notna()
     has[rows, places] = filled.all(axis=1).to_numpy()[known]
-    traded[rows, places] = filled.any(axis=1).to_numpy()[known]
+    traded[rows, places] = _were_traded(frame, filled)[known]
     later = np.logical_or.accumulate(has[::-1])[::-1]
-    return [(later & ~has).sum(axis=1, dtype=np.int64), np.packbits(traded)]
+    return [(later & ~has).sum(axis=1, dtype=np.int64), np.packbits(has), np.packbits(traded)]
+
+
+def _were_traded(frame: pd.DataFrame, filled: pd.DataFrame) -> np.ndarray:
+    """By row, whether the stock had a price and a volume; one without these columns, whether it has any number.
+
+    A halted stock has no row, or one of NaN in which Qlib's data go on with ``$factor``, or the last price again with a
+    volume of 0.
+    """
+    if "$close" not in frame.columns:
+        return np.asarray(filled.any(axis=1))
+    traded = np.asarray(filled["$close"])
+    if "$volume" in frame.columns and bool(filled["$volume"].any()):
+        traded = traded & np.asarray(frame["$volume"] > 0)
+    return traded
 
 
 # ------------------------------------------------------------------------------------------------ where the dates are

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+_MOST_DAYS = 1_000_000
 _MARKET_NAME = re.compile(r"[\w.-]+")
 
 
@@ -122,6 +125,45 @@ def read_closes(qlib_dir: Path, instruments: Sequence[str], position: int) -> pd
             closes[instrument] = value[0]
     series: pd.Series = pd.Series(closes, dtype=np.float32)
     return series
+
+
+def read_traded(qlib_dir: Path, instruments: Sequence[str], days: int) -> NDArray[np.bool_]:
+    """On which trading days Qlib has a price and a volume of some stocks.
+
+    Qlib's own data have NaN in every field but ``factor`` where a stock is halted (its collector blanks days without
+    volume, and ``dump_bin.py`` fills the calendar with NaN); other data repeat the last price with a volume of 0.
+
+    Args:
+        qlib_dir: Qlib's provider folder.
+        instruments: Whose; one that Qlib does not know was never traded.
+        days: How many days of `read_calendar`, from its first on.
+
+    Returns:
+        By day and stock.
+    """
+    traded = np.zeros((days, len(instruments)), dtype=bool)
+    for at, instrument in enumerate(instruments):
+        folder = qlib_dir / "features" / instrument.lower()
+        close, volume = (_read_field(folder / f"{field}.day.bin", days) for field in ("close", "volume"))
+        traded[:, at] = np.isfinite(close) & (volume > 0 if np.isfinite(volume).any() else True)
+    return traded
+
+
+def _read_field(path: Path, days: int) -> NDArray[np.float32]:
+    values = np.full(days, np.nan, dtype=np.float32)
+    try:
+        stored = np.fromfile(path, "<f4")
+    except FileNotFoundError:
+        return values
+    except OSError as error:
+        raise _bad_market_data(path, f"cannot be read ({error})") from error
+    if len(stored):
+        if not 0 <= stored[0] < _MOST_DAYS:
+            raise _bad_market_data(path, f"begins at day {stored[0]:g} of the calendar")
+        start = int(stored[0])
+        known = stored[1 : 1 + max(0, days - start)]
+        values[start : start + len(known)] = known
+    return values
 
 
 def find_day_problems(

@@ -14,6 +14,7 @@ from rdagent_sota_patch.prediction.features import compute_features
 from rdagent_sota_patch.prediction.market_days import find_day_problems, read_calendar
 from rdagent_sota_patch.prediction.market_table import open_market, require_data
 from rdagent_sota_patch.prediction.mined import list_mined
+from rdagent_sota_patch.prediction.requested_day import find_gaps, find_rows_of_one
 from rdagent_sota_patch.scoring.replay import Replayed, compare_scores, read_shipped_scores
 from rdagent_sota_patch.scoring.scoring import load_scorer, score_days
 
@@ -47,8 +48,9 @@ def recompute(
     data began. So the data must be what RD-Agent had, or the same brought up to date.
 
     Raises:
-        BundleError: ``no-replay`` for a bundle without predictions, ``market-data-too-short`` and what
-            `find_day_problems` finds besides; what `load_scorer`, `compute_features` and `compare_scores` raise.
+        BundleError: ``no-replay`` for a bundle without predictions; ``market-data-too-short`` and what
+            `find_day_problems` finds besides; ``market-data-mismatch``; what `load_scorer`, `compute_features` and
+            `compare_scores` raise.
     """
     chosen = options or RecomputeOptions()
     _, meta = bundle.model
@@ -71,6 +73,10 @@ def recompute(
                 problems += find_day_problems(
                     day, table.days, table.data, needed=needed, need_of="the model", calendar=calendar
                 )
+        if table is not None and not problems:
+            stocks = shipped.index.get_level_values("instrument").unique()
+            problems += find_gaps(table, calendar, table.days[table.days < days[-1]], days[-1])
+            problems += find_rows_of_one(table, market.qlib_dir, stocks, 0, days[-1])
     if problems:
         raise BundleError.of(problems)
     first = int(calendar.searchsorted(days[0])) - steps + 1

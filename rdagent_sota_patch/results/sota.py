@@ -193,7 +193,7 @@ def _is_usable(factor: Factor) -> bool:
 
 
 def _name_key(factor: Factor, taken: set[str], numbers: Counter[str]) -> str:
-    """A key that no other factor has; ``numbers`` has by stem the last one tried, lest many of one name be counted up."""
+    """A key that no other factor has; ``numbers`` has the last one tried by stem: many may bear one name."""
     stem = _UNSAFE.sub("_", factor.name)[:_LONGEST_NAME]
     key = f"{stem}.py"
     while key in taken:
