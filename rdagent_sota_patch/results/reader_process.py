@@ -1,7 +1,7 @@
 """The process that reads logs for the server: for each one a child, which the server can have ended.
 
 Orders come as lines of JSON on stdin: ``{"id", "log", "key", "target"}`` starts a reading, ``{"end": id}`` ends one.
-For each child that has ended, its id goes to stdout, after a 0 for being ready. What was read is in the file ``target``.
+For each child that has ended, its id goes to stdout, after a 0 for being ready. What was read is in ``target``.
 """
 
 from __future__ import annotations
