@@ -160,7 +160,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         The list comes within ten seconds: a run whose log is still being read is listed with that as its problem.
         """
         if limit is None and offset is None:
-            return _show((await service.find(LATEST)).answer("manifest"), request)
+            return _show(await (await service.find(LATEST)).make("manifest"), request)
         return _answer(await service.list_tasks(limit or _RUNS_ON_A_PAGE, offset or 0, _PATIENCE), request)
 
 
@@ -168,22 +168,22 @@ def _add_documents(app: FastAPI, service: Service) -> None:
     @_get(app, "/tasks/{task_id}", TaskManifest, *_OF_A_RUN)
     async def manifest(task_id: TaskId, request: Request) -> Response:
         """Say what the run is, and which assets it has."""
-        return _show((await service.find(task_id)).answer("manifest"), request)
+        return _show(await (await service.find(task_id)).make("manifest"), request)
 
     @_get(app, "/tasks/{task_id}/summary", TaskSummary, *_OF_A_RUN)
     async def summary(task_id: TaskId, request: Request) -> Response:
         """Give the run in short: how many loops, the best metrics, the SOTA."""
-        return _show((await service.find(task_id)).answer("summary"), request)
+        return _show(await (await service.find(task_id)).make("summary"), request)
 
     @_get(app, "/tasks/{task_id}/loops", LoopList, *_OF_A_RUN)
     async def loops(task_id: TaskId, request: Request) -> Response:
         """Give the run's loops, oldest first: decisions, metrics, factors, models."""
-        return _show((await service.find(task_id)).answer("loops"), request)
+        return _show(await (await service.find(task_id)).make("loops"), request)
 
     @_get(app, "/tasks/{task_id}/session_anchor", SessionAnchor, *_OF_A_RUN)
     async def session_anchor(task_id: TaskId, request: Request) -> Response:
         """Say which snapshot speaks for the run."""
-        return _show((await service.find(task_id)).answer("session_anchor"), request)
+        return _show(await (await service.find(task_id)).make("session_anchor"), request)
 
     @_get(app, "/tasks/{task_id}/sota_factor_anchor", SotaFactorAnchor, *_OF_A_RUN, 507)
     async def sota_factor_anchor(task_id: TaskId, request: Request) -> Response:

@@ -47,6 +47,8 @@ _STAGES = {
     "scores": "scores",
 }
 _LISTED = 10
+_BESIDE_THE_LIST = "market-day-partial"
+"""The notice that is printed with the list of the best stocks, on stdout as that is: it is about the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ def run_predict(files: PredictFiles, options: PredictOptions, as_json: bool) -> 
     if as_json:
         print_json(_to_plain(prediction, files))
         return
-    print_problems(prediction.notices, style="yellow", mark="!")
+    print_problems(
+        [notice for notice in prediction.notices if notice.slug != _BESIDE_THE_LIST], style="yellow", mark="!"
+    )
     _show(prediction, files)
 
 
@@ -135,6 +139,10 @@ def _show(prediction: Prediction, files: PredictFiles) -> None:
         f"{seconds['all']:.0f} s (factors {seconds['factors']:.0f} s, Alpha {seconds['alpha']:.0f} s"
         f"{_by_qlib(prediction)})"
     )
+    for notice in prediction.notices:
+        if notice.slug == _BESIDE_THE_LIST:
+            text = clean(f"! {notice.message} {notice.hint}  [{notice.slug}]")
+            out.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rank", "instrument", "score"):
         table.add_column(name, justify="left" if name == "instrument" else "right")

@@ -55,7 +55,7 @@ def look_into(path: Path) -> DataFolder:
             if entry.name.startswith("."):
                 continue
             if not entry.is_file():
-                left_out[entry.name] = "it is a folder" if entry.is_dir() else "it is no file"
+                left_out[entry.name] = _what(entry)
             elif kind_of(entry.name) == "other" and entry.stat().st_size > LARGEST_OTHER:
                 left_out[entry.name] = (
                     "it is no table that can be cut at a day (HDF5, parquet, CSV), and large"
@@ -66,7 +66,15 @@ def look_into(path: Path) -> DataFolder:
         raise BundleError(
             "market-data-unreadable", f"{path} cannot be read: {error.strerror or error}.", _HINT
         ) from error
+    if MAIN in left_out:
+        raise BundleError("market-data-unreadable", f"{path / MAIN} cannot be used: {left_out[MAIN]}.", _HINT)
     if MAIN not in files:
         found = ", ".join(files) or "no file"
         raise BundleError("market-data-unreadable", f"{path} has no {MAIN}; it has {found}.", _HINT)
     return DataFolder(path, {MAIN: files.pop(MAIN), **files}, left_out)
+
+
+def _what(entry: Path) -> str:
+    if entry.is_dir():
+        return "it is a folder"
+    return "it is a link that leads nowhere" if entry.is_symlink() else "it is a pipe, a device or a socket"

@@ -24,6 +24,8 @@ MAIN = "daily_pv.h5"
 KEY = "data"
 KNOWN_DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trading_day")
 KNOWN_STOCKS = ("instrument", "ts_code", "code", "symbol", "stock_code", "ticker", "stock", "order_book_id")
+TWICE = "has more than one row of"
+"""In the fault of a table that has a stock twice on a day."""
 
 _ROWS = 500_000
 _DAY = re.compile(r"\d{4}([-/.]?)\d{1,2}\1\d{1,2}([ T].*)?")
@@ -139,12 +141,12 @@ def _refuse_twice(days: np.ndarray, day_names: Any, stocks: Coded) -> None:
     twice = [str(name) for name in stocks.values[np.flatnonzero(counts[days_twice[0]] > 1)]]
     listed = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more stocks" if len(twice) > 3 else "")
     also = f"; so have {len(days_twice) - 1} more days" if len(days_twice) > 1 else ""
-    raise Unfit(f"{pd.Timestamp(day_names[days_twice[0]]):%Y-%m-%d} has more than one row of {listed}{also}")
+    raise Unfit(f"{pd.Timestamp(day_names[days_twice[0]]):%Y-%m-%d} {TWICE} {listed}{also}")
 
 
 def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) -> list[np.ndarray]:
-    """By day, how many stocks lack data that they have on a later day; and by day and stock, sorted, who has any, as
-    packed bits: a halted stock has no row, or one of NaN.
+    """By day, how many stocks lack data that they have on a later day; and by day and stock, sorted, as packed bits:
+    who has every number, and who was traded.
     """
     present = stocks.present()
     order = present[np.argsort(np.asarray(stocks.values[present], dtype=object))]
@@ -155,9 +157,23 @@ def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) 
     has, traded = np.zeros((2, count, len(order)), dtype=bool)
     filled = frame.notna()
     has[rows, places] = filled.all(axis=1).to_numpy()[known]
-    traded[rows, places] = filled.any(axis=1).to_numpy()[known]
+    traded[rows, places] = _were_traded(frame, filled)[known]
     later = np.logical_or.accumulate(has[::-1])[::-1]
-    return [(later & ~has).sum(axis=1, dtype=np.int64), np.packbits(traded)]
+    return [(later & ~has).sum(axis=1, dtype=np.int64), np.packbits(has), np.packbits(traded)]
+
+
+def _were_traded(frame: pd.DataFrame, filled: pd.DataFrame) -> np.ndarray:
+    """By row, whether the stock had a price and a volume; one without these columns, whether it has any number.
+
+    A halted stock has no row, or one of NaN in which Qlib's data go on with ``$factor``, or the last price again with a
+    volume of 0.
+    """
+    if "$close" not in frame.columns:
+        return np.asarray(filled.any(axis=1))
+    traded = np.asarray(filled["$close"])
+    if "$volume" in frame.columns and bool(filled["$volume"].any()):
+        traded = traded & np.asarray(frame["$volume"] > 0)
+    return traded
 
 
 # ------------------------------------------------------------------------------------------------ where the dates are
@@ -198,6 +214,8 @@ def _are_iso_texts(values: Any) -> bool:
 def _as_days(name: str, coded: Coded) -> np.ndarray:
     if _are_dates(coded.values):
         dates: pd.DatetimeIndex = pd.DatetimeIndex(coded.values)
+        if dates.tz is not None:
+            _refuse_times(name, dates)
         days = dates.tz_localize(None).normalize().to_numpy()
     else:
         days = np.array([_as_day(name, value) for value in coded.values], dtype="datetime64[ns]")
@@ -208,15 +226,30 @@ def _as_days(name: str, coded: Coded) -> np.ndarray:
     return by_row
 
 
+def _refuse_times(name: str, dates: pd.DatetimeIndex) -> None:
+    """Midnights of a time zone are days. Other times need not be: midnight in Shanghai is the day before in UTC."""
+    known = dates.dropna()
+    times = known[known != known.normalize()]
+    if len(times):
+        raise Unfit(
+            f"{name!r} has times of the time zone {dates.tz}, such as {times[0].isoformat()}, and that day need not "
+            f"be the market's: convert them first, df[{name!r}].dt.tz_convert('Asia/Shanghai').dt.tz_localize(None)"
+        )
+
+
 def _as_day(name: str, value: object) -> np.datetime64:
     """A date, a text or a whole number as a day."""
     text = str(value).strip()
     try:
         if text and not _DAY.fullmatch(text):
             raise ValueError
-        return (
-            pd.Timestamp(text).tz_localize(None).normalize().to_datetime64() if text else np.datetime64("NaT")
-        )
+        if not text:
+            return np.datetime64("NaT")
+        date = pd.Timestamp(text)
+        if date.tz is not None:
+            _refuse_times(name, pd.DatetimeIndex([date]))
+        day: np.datetime64 = date.tz_localize(None).normalize().to_datetime64()
+        return day
     except ValueError:
         raise Unfit(
             f"{name!r} should hold dates, and holds {text[:40]!r}: nothing says from which day on its row is known"
@@ -317,10 +350,16 @@ def _parquet_fields(file: Any) -> tuple[dict[str, Field], tuple[str, ...]]:
         column = file.read(columns=[name]).column(0)
         if pa.types.is_date(column.type):
             column = column.cast(pa.timestamp("ns"))
+        if not len(column):  # Which pandas cannot take over as categories.
+            dated = pa.types.is_timestamp(column.type)
+            return Coded(
+                np.empty(0, dtype=np.int64), pd.DatetimeIndex([]) if dated else pd.Index([], dtype=object)
+            )
         if (
             pa.types.is_nested(column.type)
             or pa.types.is_floating(column.type)
             or pa.types.is_boolean(column.type)
+            or pa.types.is_null(column.type)
         ):
             return Coded(np.empty(0, dtype=np.int64), pd.Index([], dtype="float64"))
         if not pa.types.is_dictionary(column.type):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from rdagent_sota_patch.confinement.data_folder import DataFolder, look_into
 from rdagent_sota_patch.confinement.frames import Presence, SurveyedFile, Unreadable, read_frame, read_survey
-from rdagent_sota_patch.confinement.inside import MAIN, kind_of
+from rdagent_sota_patch.confinement.inside import MAIN, TWICE, kind_of
 from rdagent_sota_patch.confinement.jail import Attempt, Jail, over_limit
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.confinement.supervision import Ending
@@ -28,6 +28,7 @@ _VALUES, _SURVEY = "market.values", "survey.values"
 _INSIDE = Path(__file__).with_name("inside.py")
 _MIB = 1024 * 1024
 _SHOWN = 3
+_FAULTS_SHOWN = 5
 
 _DAILY = 0.5
 """Share of the trading days in its time that a table has which is daily at all; quarterly reports are not."""
@@ -145,22 +146,39 @@ class MarketTable:
         return self._folders([_Copy(altered_after=day.isoformat())], names)[0]
 
     def find_notices(self) -> tuple[Problem, ...]:
-        """What is odd about the files beside ``daily_pv.h5``: left out, undated, lacking days, other stocks."""
-        left_out = [
-            Problem(
-                "data-file-left-out", f"{self._folder.path / name} is not given to factor code: {why}.", ""
-            )
+        """What is odd about the files beside ``daily_pv.h5``: left out, empty, undated, lacking days, other stocks.
+
+        One notice for all files of which the same is to be said.
+        """
+        found = [
+            (name, Problem("data-file-left-out", f"is not given to factor code: {why}."))
             for name, why in self._folder.left_out.items()
         ]
         others = [table for name, table in self.tables.items() if name != MAIN]
-        return (*left_out, *(problem for table in others for problem in self._compare(table)))
+        found += [(table.name, problem) for table in others for problem in self._compare(table)]
+        names: dict[Problem, list[str]] = {}
+        for name, problem in found:
+            names.setdefault(problem, []).append(name)
+        return tuple(
+            replace(problem, message=f"{self._subject(which)} {problem.message}")
+            for problem, which in names.items()
+        )
+
+    def _subject(self, names: Sequence[str]) -> str:
+        if len(names) == 1:
+            return str(self._folder.path / names[0])
+        more = f" and {len(names) - _SHOWN} more files" if len(names) > _SHOWN else ""
+        return f"{', '.join(names[:_SHOWN])}{more} in {self._folder.path}: each"
 
     def _compare(self, table: SurveyedFile) -> Iterable[Problem]:
-        path = self._folder.files[table.name]
-        if table.days is None:
+        if not table.rows:
+            yield Problem(
+                "data-files-differ", "has no rows.", "Write it again, or take it out of the folder."
+            )
+        elif table.days is None:
             yield Problem(
                 "data-file-undated",
-                f"{path} has no dates: factor code gets it whole, whatever day it is run for.",
+                "has no dates: factor code gets it whole, whatever day it is run for.",
                 "If its content depends on the day, give it a column of dates (datetime, trade_date).",
             )
         elif is_daily(table, self.days):
@@ -169,7 +187,7 @@ class MarketTable:
                 shown = ", ".join(f"{day:%Y-%m-%d}" for day in lacking[:_SHOWN])
                 yield Problem(
                     "data-files-differ",
-                    f"{path} lacks {len(lacking)} of the {len(self.days)} trading days of {MAIN}: {shown}"
+                    f"lacks {len(lacking)} of the {len(self.days)} trading days of {MAIN}: {shown}"
                     f"{' and more' if len(lacking) > _SHOWN else ''}.",
                     "Bring the files of the folder up to the same day.",
                 )
@@ -178,7 +196,7 @@ class MarketTable:
             if 2 * len(unknown) > len(table.instruments):
                 yield Problem(
                     "data-files-differ",
-                    f"{path} names stocks otherwise than {MAIN}: {len(unknown)} of its {len(table.instruments)} are "
+                    f"names stocks otherwise than {MAIN}: {len(unknown)} of its {len(table.instruments)} are "
                     f"not there, such as {', '.join(unknown[:_SHOWN])}; {MAIN} has "
                     f"{', '.join(self.instruments[:_SHOWN])}.",
                     "Factor code that joins the two finds nothing. Write both with the same names.",
@@ -284,9 +302,7 @@ def read_market(data: Path, *, jail: Jail, limits: Limits | None = None) -> Mark
     if MAIN not in faults and not main.rows:
         faults[MAIN] = "it has no rows"
     if faults:
-        raise BundleError.of(
-            [_unreadable(folder.files[name], fault).problems[0] for name, fault in faults.items()]
-        )
+        raise BundleError.of(_name_faults(folder, faults))
     assert main.days is not None
     return MarketTable(
         data,
@@ -328,8 +344,23 @@ def _require_finished(attempt: Attempt, data: Path, limits: Limits) -> None:
         raise _unreadable(data, "; ".join(attempt.unfit.values()))
 
 
+def _name_faults(folder: DataFolder, faults: Mapping[str, str]) -> list[Problem]:
+    """What is wrong with each file, of the first few; the others by their number, as long as the screen is not."""
+    first = list(faults.items())[:_FAULTS_SHOWN]
+    problems = [_unreadable(folder.files[name], fault).problems[0] for name, fault in first]
+    more = len(faults) - len(first)
+    if more:
+        last = problems[-1]
+        problems[-1] = replace(
+            last, message=f"{last.message} So it is with {more} more files, each in its way."
+        )
+    return problems
+
+
 def _unreadable(data: Path, fault: str) -> BundleError:
-    if data.name == MAIN or data.suffix == "" or kind_of(data.name) == "other":
+    if TWICE in fault:
+        hint = "Write it again with one row for each stock and day: df[~df.index.duplicated(keep='last')]."
+    elif data.name == MAIN or data.suffix == "" or kind_of(data.name) == "other":
         hint = "Give RD-Agent's daily_pv.h5, or its folder: key 'data', index datetime and instrument."
     else:
         hint = "Correct the file, or take it out of the folder."

@@ -12,8 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 SAME_PRICE = 1e-4
 """Relative difference up to which two prices are one: stored as float32 on one side, as float64 on the other."""
+
+LEAST_OF_A_DAY = 0.9
+"""Share of the stocks traded the day before below which a day counts as not complete: few are halted in one day."""
 
 MOST_OTHER_PRICES = 0.05
 """Share of stocks whose prices may differ between two sources, each then left out; beyond it, they are two markets."""
@@ -38,6 +44,28 @@ def require_common_stocks(members: Sequence[str], known: Sequence[str], data: Pa
             f"{', '.join(sorted(known)[:3])}, and not {', '.join(unknown[:3])}.",
             "Make daily_pv.h5 from the same Qlib data, with the same names.",
         )
+
+
+def find_partial_day(
+    members: Sequence[str], traded: NDArray[np.bool_], source: Path, day: pd.Timestamp
+) -> Problem | None:
+    """A notice where a source has far fewer of the market's stocks on a day than on the day before.
+
+    Args:
+        members: The market's stocks on the day.
+        traded: By day and stock, the last two of its trading days; see `market_days.read_traded`.
+        source: The file or folder, for the message.
+        day: The last of the two.
+    """
+    before, now = (int(count) for count in traded.sum(axis=1))
+    if now >= LEAST_OF_A_DAY * before:
+        return None
+    return Problem(
+        "market-day-partial",
+        f"{source} has trades of {now} of the market's {len(members)} stocks on {day:%Y-%m-%d}, and of {before} on the "
+        "trading day before: the day seems to be there in part.",
+        "Wait until the data are complete and predict again: the best of these stocks need not be the best of all.",
+    )
 
 
 def find_disagreeing(ours: pd.Series, theirs: pd.Series, day: pd.Timestamp) -> dict[str, str]:

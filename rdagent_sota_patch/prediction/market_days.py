@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_MOST_DAYS = 1_000_000
 _MARKET_NAME = re.compile(r"[\w.-]+")
 
 
@@ -136,6 +137,8 @@ def read_field(
                 head = np.frombuffer(file.read(4), "<f4")
                 if not len(head):
                     continue
+                if not 0 <= head[0] < _MOST_DAYS:
+                    raise _bad_market_data(path, f"begins at day {head[0]:g} of the calendar")
                 begin = int(head[0])
                 start = max(first, begin)
                 if start > last:
@@ -150,6 +153,26 @@ def read_field(
         values[rows, column] = found
         present[rows, column] = True
     return values, present
+
+
+def read_traded(qlib_dir: Path, instruments: Sequence[str], days: int) -> NDArray[np.bool_]:
+    """On which trading days Qlib has a price and a volume of some stocks.
+
+    Qlib's own data have NaN in every field but ``factor`` where a stock is halted (its collector blanks days without
+    volume, and ``dump_bin.py`` fills the calendar with NaN); other data repeat the last price with a volume of 0.
+
+    Args:
+        qlib_dir: Qlib's provider folder.
+        instruments: Whose; one that Qlib does not know was never traded.
+        days: How many days of `read_calendar`, from its first on.
+
+    Returns:
+        By day and stock.
+    """
+    span = (0, days - 1)
+    close, volume = (read_field(qlib_dir, instruments, field, span)[0] for field in ("close", "volume"))
+    traded: NDArray[np.bool_] = np.isfinite(close) & ((volume > 0) | ~np.isfinite(volume).any(axis=0))
+    return traded
 
 
 def find_day_problems(

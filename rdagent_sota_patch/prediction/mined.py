@@ -126,11 +126,7 @@ def cut_histories(factors: Sequence[MinedFactor], table: MarketTable, days: pd.D
     Raises:
         BundleError: ``market-data-unreadable``.
     """
-    span = int(table.days.searchsorted(days[0])), int(table.days.searchsorted(days[-1]))
-    starts = {}
-    for factor in factors:
-        wanted = days_to_read(factor)
-        starts[factor] = 0 if wanted is None else _reach_back(table.presence.traded, span, wanted)
+    starts = find_starts(factors, table, days)
     windows = sorted(set(starts.values()))
     # Each table is read once for all windows; what no factor reads is not cut at all.
     spans = [(table.days[start], days[-1]) for start in windows]
@@ -138,6 +134,20 @@ def cut_histories(factors: Sequence[MinedFactor], table: MarketTable, days: pd.D
     by_start = dict(zip(windows, folders, strict=False))
     files = {factor: by_start[start] for factor, start in starts.items()}
     return Histories(files, folders[-1] / DATA_NAME)
+
+
+def find_starts(
+    factors: Sequence[MinedFactor], table: MarketTable, days: pd.DatetimeIndex
+) -> dict[MinedFactor, int]:
+    """From which of the table's days on each factor is given data, where it is wanted on ``days``."""
+    span = int(table.days.searchsorted(days[0])), int(table.days.searchsorted(days[-1]))
+    # Code may drop rows that lack any number, and rows without trades.
+    counted = table.presence.complete & table.presence.traded
+    starts = {}
+    for factor in factors:
+        wanted = days_to_read(factor)
+        starts[factor] = 0 if wanted is None else _reach_back(counted, span, wanted)
+    return starts
 
 
 def _reach_back(traded: NDArray[np.bool_], span: tuple[int, int], wanted: int) -> int:

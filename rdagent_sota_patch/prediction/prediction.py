@@ -20,7 +20,12 @@ from rdagent_sota_patch.prediction.eligibility import cover, find_incomplete, fi
 from rdagent_sota_patch.prediction.features import compute_features, drops_incomplete_rows
 from rdagent_sota_patch.prediction.market_table import open_market
 from rdagent_sota_patch.prediction.mined import cut_histories, find_missing_data, list_mined
-from rdagent_sota_patch.prediction.requested_day import end_of_backtest, find_days, look_at_stocks
+from rdagent_sota_patch.prediction.requested_day import (
+    end_of_backtest,
+    find_days,
+    find_partial,
+    look_at_stocks,
+)
 from rdagent_sota_patch.scoring.scoring import load_scorer, score_days
 
 if TYPE_CHECKING:
@@ -133,15 +138,15 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
     factors = list_mined(bundle)
     unproven = [problem for factor in factors if (problem := _find_unproven(factor)) is not None]
     day = pd.Timestamp(options.day)
+    backtested = day <= end_of_backtest(bundle)
     with open_market(market, factors) as table:
-        days, problems = find_days(bundle, market, table, factors, day)
+        days, problems = find_days(bundle, market, table, factors, day, whole=backtested)
         found = () if table is None else table.find_notices()
         problems += [] if table is None else find_missing_data(factors, table, day)
         if not options.allow_lookahead:
             problems = [*unproven, *problems]
         if problems:
             raise BundleError.of(problems)
-        backtested = day <= end_of_backtest(bundle)
         if backtested:
             factors = tuple(replace(factor, lookback=None) for factor in factors)
         report("market", 0, 1)
@@ -149,6 +154,7 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
             loading = pool.submit(load_scorer, bundle, trust=options.trust, limits=options.limits)
             histories = None if table is None else cut_histories(factors, table, days)
             members, disagreeing = look_at_stocks(bundle, market, table, histories, day)
+            partial = find_partial(market, table, members, day)
             scorer = loading.result()
         report("market", 1, 1)
         computed = compute_features(
@@ -191,6 +197,7 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
         incomplete=find_incomplete(today.loc[scores.index]),
         coverage=cover(members, today, mined),
         notices=(
+            *partial,
             *_audit_notices(bundle, factors),
             *unproven,
             *found,

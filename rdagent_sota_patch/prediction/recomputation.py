@@ -14,6 +14,7 @@ from rdagent_sota_patch.prediction.features import compute_features
 from rdagent_sota_patch.prediction.market_days import find_day_problems, read_calendar
 from rdagent_sota_patch.prediction.market_table import open_market
 from rdagent_sota_patch.prediction.mined import find_missing_data, list_mined
+from rdagent_sota_patch.prediction.requested_day import find_gaps, find_rows_of_one
 from rdagent_sota_patch.scoring.replay import Replayed, compare_scores, read_shipped_scores
 from rdagent_sota_patch.scoring.scoring import load_scorer, score_days
 
@@ -62,8 +63,8 @@ def recompute(
 
     Raises:
         BundleError: ``no-replay`` for a bundle without predictions, ``market-data-too-short``,
-            ``factor-file-missing`` and what `find_day_problems` finds besides; what `load_scorer`, `compute_features`
-            and `compare_scores` raise.
+            ``factor-file-missing``, ``market-data-mismatch`` and what `find_day_problems` finds besides; what
+            `load_scorer`, `compute_features` and `compare_scores` raise.
     """
     chosen = options or RecomputeOptions()
     _, meta = bundle.model
@@ -88,6 +89,10 @@ def recompute(
                 )
         if table is not None:
             problems += find_missing_data(factors, table, days[-1])
+        if table is not None and not problems:
+            stocks = shipped.index.get_level_values("instrument").unique()
+            problems += find_gaps(table, calendar, table.days[table.days < days[-1]], days[-1])
+            problems += find_rows_of_one(table, market.qlib_dir, stocks, 0, days[-1])
         if problems:
             raise BundleError.of(problems)
         for notice in () if table is None else table.find_notices():

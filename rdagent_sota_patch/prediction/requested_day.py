@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from rdagent_sota_patch.errors import BundleError, Problem
-from rdagent_sota_patch.prediction.eligibility import find_disagreeing, require_common_stocks
+from rdagent_sota_patch.prediction.eligibility import (
+    find_disagreeing,
+    find_partial_day,
+    require_common_stocks,
+)
 from rdagent_sota_patch.prediction.market_days import (
     find_day_problems,
     members_on,
     read_calendar,
     read_closes,
     read_memberships,
+    read_traded,
 )
 from rdagent_sota_patch.prediction.market_table import closes_on
-from rdagent_sota_patch.prediction.mined import days_to_read
+from rdagent_sota_patch.prediction.mined import find_starts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from rdagent_sota_patch.bundle.opening import Bundle
     from rdagent_sota_patch.confinement.market import MarketTable
@@ -61,6 +70,8 @@ def find_days(
     table: MarketTable | None,
     factors: Sequence[MinedFactor],
     day: pd.Timestamp,
+    *,
+    whole: bool,
 ) -> tuple[pd.DatetimeIndex, list[Problem]]:
     """The trading days that a sample of the model takes, and everything that is against computing them.
 
@@ -70,6 +81,7 @@ def find_days(
         table: Its ``daily_pv.h5``; None where no factor needs it.
         factors: The mined factors that the model takes.
         day: The day asked for, which is the last of the sample.
+        whole: Whether the factors are given the whole history, and not what they need of it.
 
     Returns:
         Ascending, and without a meaning if there are problems: ``market-data-too-short``, ``not-a-trading-day``,
@@ -97,20 +109,29 @@ def find_days(
             )
             if problem.slug not in known
         ]
-        problems += _find_gaps(table, calendar, factors, day)
     position = int(calendar.searchsorted(day))
     days: pd.DatetimeIndex = calendar[max(0, position - steps + 1) : position + 1]
+    if table is not None and not problems:
+        start = 0 if whole else min(find_starts(factors, table, days).values(), default=0)
+        read = table.days[start:]
+        problems += find_gaps(table, calendar, read[read < day], day)
+        if not problems:
+            members = members_on(read_memberships(market.qlib_dir, meta.instruments), day)
+            problems += find_rows_of_one(table, market.qlib_dir, members, start, day)
     return days, problems
 
 
-def _find_gaps(
-    table: MarketTable, calendar: pd.DatetimeIndex, factors: Sequence[MinedFactor], day: pd.Timestamp
+def find_gaps(
+    table: MarketTable, calendar: pd.DatetimeIndex, ours: pd.DatetimeIndex, day: pd.Timestamp
 ) -> list[Problem]:
-    """Earlier trading days that one of the two sources lacks, among those that factors read: history would shift."""
-    reads = [days_to_read(factor) for factor in factors]
-    longest = None if None in reads else max((days for days in reads if days is not None), default=1)
-    ours = table.days[table.days < day]
-    ours = ours if longest is None else ours[-longest:]
+    """Earlier trading days that one of the two sources lacks, among those that factors read: history would shift.
+
+    Args:
+        table: ``daily_pv.h5``.
+        calendar: Qlib's trading days.
+        ours: The days before ``day`` that factors read of the table.
+        day: The last day that is computed.
+    """
     if not len(ours):
         return []
     ours = ours[ours >= calendar[0]]
@@ -131,6 +152,82 @@ def _find_gaps(
                 )
             )
     return problems
+
+
+def find_rows_of_one(
+    table: MarketTable,
+    qlib_dir: Path,
+    members: Sequence[str],
+    start: int,
+    day: pd.Timestamp,
+) -> list[Problem]:
+    """Stocks that were traded on days before ``day`` by one source alone, between other days that the other has.
+
+    A stock that is halted has no price, or no volume, in either; see `read_traded`. A source that begins later with a
+    stock, or has ended with it, is not meant: that stock has a shorter history, or is left out.
+
+    Args:
+        table: ``daily_pv.h5``.
+        qlib_dir: Qlib's provider folder.
+        members: Which stocks.
+        start: The first of the table's days that factors read.
+        day: The last day that is computed.
+    """
+    calendar = read_calendar(qlib_dir)
+    names = sorted(set(members) & set(table.instruments))
+    end = int(table.days.searchsorted(day, side="right"))
+    places = calendar.get_indexer(table.days[:end])
+    ours = table.presence.traded[:end, pd.Index(table.instruments).get_indexer(names)][places >= 0]
+    theirs = read_traded(qlib_dir, names, len(calendar))[places[places >= 0]]
+    days = table.days[:end][places >= 0]
+    read = (days >= table.days[start])[:, None]
+    found = (
+        (theirs & ~ours & _inside(ours) & read, table.data, "Qlib's data have"),
+        (ours & ~theirs & _inside(theirs) & read, qlib_dir, f"{table.data} has"),
+    )
+    return [_of_one(lacking, names, days, who, other) for lacking, who, other in found if lacking.any()]
+
+
+def _inside(traded: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """By day and stock, whether the day is between a stock's first and last."""
+    since = np.logical_or.accumulate(traded)
+    until: NDArray[np.bool_] = np.logical_or.accumulate(traded[::-1])[::-1]
+    return since & until
+
+
+def _of_one(
+    lacking: NDArray[np.bool_], names: Sequence[str], days: pd.DatetimeIndex, who: Path, other: str
+) -> Problem:
+    stocks = np.flatnonzero(lacking.any(axis=0))
+    shown = "; ".join(
+        f"{names[at]} on {', '.join(f'{one:%Y-%m-%d}' for one in days[lacking[:, at]][:3])}"
+        + (f" and {int(lacking[:, at].sum()) - 3} more days" if lacking[:, at].sum() > 3 else "")
+        for at in stocks[:3]
+    )
+    return Problem(
+        "market-data-mismatch",
+        f"{who} lacks trades of {len(stocks)} stocks on days for which {other} them: {shown}"
+        f"{f'; and of {len(stocks) - 3} more stocks' if len(stocks) > 3 else ''}. The history of every factor would be "
+        "shifted.",
+        "Make daily_pv.h5 anew from the same Qlib data. A halted stock has no price, or no volume, in both.",
+    )
+
+
+def find_partial(
+    market: MarketFiles, table: MarketTable | None, members: Sequence[str], day: pd.Timestamp
+) -> list[Problem]:
+    """Notices of sources that have the day in part."""
+    position = int(read_calendar(market.qlib_dir).searchsorted(day))
+    found = []
+    if position > 0:
+        traded = read_traded(market.qlib_dir, members, position + 1)[-2:]
+        found.append(find_partial_day(members, traded, market.qlib_dir, day))
+    place = 0 if table is None else int(table.days.searchsorted(day))
+    if table is not None and place > 0:
+        columns = pd.Index(table.instruments).get_indexer(pd.Index(members))
+        traded = table.presence.traded[place - 1 : place + 1][:, columns[columns >= 0]]
+        found.append(find_partial_day(members, traded, table.data, day))
+    return [notice for notice in found if notice is not None]
 
 
 def look_at_stocks(

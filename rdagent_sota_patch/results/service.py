@@ -213,7 +213,7 @@ class Service:
         """
         view = await self.find(task_id)
         found = await self._find_model(view)
-        return view.anchor_after(found if isinstance(found, str) else None)
+        return await asyncio.to_thread(view.anchor_after, found if isinstance(found, str) else None)
 
     async def preview_alignment(self, task_id: str) -> AlignmentPreview:
         """``/tasks/{task_id}/v2_alignment_preview``; see `find` for what it raises."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -179,8 +180,9 @@ def _give_keys(experiment: ExperimentRecord, prefix: str) -> KeyedExperiment:
         return KeyedExperiment(experiment, prefix, (entry,), entry)
     # And none takes the place of the bundle's network.
     taken = {ENTRY, CODE_NAME}
+    numbers: Counter[str] = Counter()
     keys = tuple(
-        f"{prefix}{_name_key(factor, taken)}" if factor.code is not None else None
+        f"{prefix}{_name_key(factor, taken, numbers)}" if factor.code is not None else None
         for factor in experiment.factors
     )
     return KeyedExperiment(experiment, prefix, keys, entry)
@@ -190,12 +192,13 @@ def _is_usable(factor: Factor) -> bool:
     return factor.implemented and factor.code is not None
 
 
-def _name_key(factor: Factor, taken: set[str]) -> str:
+def _name_key(factor: Factor, taken: set[str], numbers: Counter[str]) -> str:
+    """A key that no other factor has; ``numbers`` has the last one tried by stem: many may bear one name."""
     stem = _UNSAFE.sub("_", factor.name)[:_LONGEST_NAME]
-    key, number = f"{stem}.py", 1
+    key = f"{stem}.py"
     while key in taken:
-        number += 1
-        key = f"{stem}_{number}.py"
+        numbers[stem] += 1
+        key = f"{stem}_{numbers[stem] + 1}.py"
     taken.add(key)
     return key
 

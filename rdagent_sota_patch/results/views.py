@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results import describing
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
+from rdagent_sota_patch.results.reader import Reader
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Sota, Spool, describe_sota, take_out_weights
 from rdagent_sota_patch.results.watching import look_at_log, stamp_files
-from rdagent_sota_patch.sessions.signature import find_key
-from rdagent_sota_patch.sessions.snapshots import read_session
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -38,8 +37,8 @@ _GOOD_FOR = 0.2
 """Seconds for which a run counts as unchanged once it was looked at: a look asks for each of its snapshots."""
 _REST = 5
 """After looking and reading, for how many times as long a run counts as unchanged, however large its log is."""
-_READERS = 2
-"""Logs read at a time: each may take a gigabyte."""
+_THREADS = 32
+"""That look at logs, and wait for those that are read; see `Reader` for how many are read at a time."""
 _KEPT = 256
 """Runs kept in memory."""
 _LONGEST_READ = 300.0
@@ -114,6 +113,11 @@ class RunView:
             self._answers[name] = asset_of_bytes(name, document.model_dump_json().encode(), JSON)
         return self._answers[name]
 
+    async def make(self, name: str) -> Asset:
+        """The same, made in a thread: one of ten thousand factors takes a while."""
+        made = self._answers.get(name)
+        return made if made is not None else await asyncio.to_thread(self.answer, name)
+
     def find_asset(self, key: str, asked: str | None = None) -> Asset | None:
         """Weights or factor code by its key; None for any other key.
 
@@ -171,7 +175,8 @@ class Views:
         self._roots = roots
         self._spool = spool
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reading")
+        self._reader = Reader()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="looking")
 
     async def get(self, task: Task) -> RunView:
         """One run, read anew if its log has changed.
@@ -197,13 +202,14 @@ class Views:
 
     def close(self) -> None:
         """Begin no further reading."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
 
     async def _refresh(self, task: Task, entry: _Entry) -> None:
         loop = asyncio.get_running_loop()
         # What could not be read is tried again: it may have been for want of a key or a permission.
         known = None if isinstance(entry.found, SotaError) else entry.stamp
-        work = loop.run_in_executor(self._readers, self._look, task, known, _watched(entry.found))
+        work = loop.run_in_executor(self._threads, self._look, task, known, _watched(entry.found))
         try:
             # Shielded: the next request goes on waiting for the same reading.
             read = await asyncio.wait_for(asyncio.shield(work), _LONGEST_READ)
@@ -221,6 +227,7 @@ class Views:
 
     def _look(self, task: Task, known: bytes | None, watched: tuple[Path, ...]) -> _Read | float:
         """Read the run if it is not as it was; else the seconds that looking took."""
+        self._reader.make_ready()
         start = time.monotonic()
         log = look_at_log(task.log)
         if log.stamp + stamp_files(watched) == known:
@@ -230,7 +237,7 @@ class Views:
 
     def _read(self, task: Task, written: float) -> RunView | SotaError:
         try:
-            session, weights = take_out_weights(read_session(task.log, key=find_key()))
+            session, weights = take_out_weights(self._reader.read(task.log))
             sota = describe_sota(session, weights, self._roots, self._spool)
         except SotaError as error:
             return error

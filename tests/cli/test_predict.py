@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +44,26 @@ def test_writes_scores_page_and_json(tmp_path: Path, made: MadeMarket) -> None:
     assert list(frame.columns) == ["instrument", "score", "rank", *ORDER]
     assert frame.to_dict(orient="records") == plain["top"]
     assert "Scores of 2020-10-20" in page.read_text(encoding="utf-8")
+
+
+def test_a_day_that_is_there_in_part_is_told_with_the_list(tmp_path: Path, made: MadeMarket) -> None:
+    """On stdout above the best stocks, in JSON and on the page."""
+    assert made.files.data is not None
+    frame = pd.read_hdf(made.files.data, key="data")
+    stocks, days = (frame.index.get_level_values(name) for name in ("instrument", "datetime"))
+    kept = (days < days.max()) | (stocks <= "SH600022")
+    frame[kept].to_hdf(tmp_path / "daily_pv.h5", key="data")
+    part = replace(made, files=replace(made.files, data=tmp_path / "daily_pv.h5"))
+    bundle, page = make_bundle(tmp_path / "bundle").folder, tmp_path / "page.html"
+    day = f"{days.max():%Y-%m-%d}"
+    told = f"trades of 23 of the market's 51 stocks on {day}, and of 51 on the trading day before"
+    result = CliRunner().invoke(app, arguments(bundle, part, day, "--top", "3", "--html", str(page)))
+    assert result.exit_code == 0, result.output
+    assert told in result.stdout and told not in result.stderr
+    assert told in unescape(page.read_text(encoding="utf-8"))
+    plain = json.loads(CliRunner().invoke(app, arguments(bundle, part, day, "--json")).stdout)
+    assert plain["notices"][0]["slug"] == "market-day-partial"
+    assert (plain["scored"], len(plain["left_out"])) == (23, 28)
 
 
 @pytest.mark.parametrize(

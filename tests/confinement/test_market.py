@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -181,6 +182,76 @@ def test_forty_files_are_surveyed_at_once(jail: Jail, folder: Path) -> None:
     assert time.monotonic() - began < 60
     assert len(market.tables) == 40
     assert [path.name for path in sorted(cut.glob("*.parquet"))] == ["more_7.parquet"]
+
+
+def test_what_is_odd_about_many_files_is_told_once(jail: Jail, folder: Path) -> None:
+    """So that the notices of forty files fit on a screen, and so do the faults."""
+    frame = pd.DataFrame({"mf_net": np.arange(100.0)}, PANEL)
+    short = frame[frame.index.get_level_values(0) < "2024-01-24"]
+    for number in range(10):
+        short.to_parquet(folder / f"short_{number}.parquet")
+        (folder / f"folder_{number}").mkdir()
+    notices = read_market(folder, jail=jail).find_notices()
+    assert [notice.slug for notice in notices] == [
+        "data-file-left-out",
+        "data-file-undated",
+        "data-files-differ",
+    ]
+    assert "short_0.parquet, short_1.parquet, short_2.parquet and 7 more files in" in notices[-1].message
+    assert "each lacks 3 of the 20 trading days" in notices[-1].message
+    for path in folder.glob("short_*"):
+        path.write_text("no parquet")
+    with pytest.raises(BundleError, match="So it is with 5 more files") as caught:
+        read_market(folder, jail=jail)
+    assert len(caught.value.problems) == 5
+
+
+def test_what_is_no_file_is_told_as_what_it_is(jail: Jail, folder: Path) -> None:
+    """A link that leads nowhere, or in a circle, and a pipe, which nobody waits for."""
+    (folder / "gone.parquet").symlink_to(folder / "nowhere")
+    (folder / "circle.parquet").symlink_to(folder / "circle.parquet")
+    os.mkfifo(folder / "pipe.parquet")
+    messages = [notice.message for notice in read_market(folder, jail=jail).find_notices()]
+    assert any(
+        f"circle.parquet, gone.parquet in {folder}: each is not given" in message for message in messages
+    )
+    assert any("pipe.parquet is not given to factor code: it is a pipe" in message for message in messages)
+    (folder / "daily_pv.h5").unlink()
+    os.mkfifo(folder / "daily_pv.h5")
+    with pytest.raises(BundleError, match=r"daily_pv\.h5 cannot be used: it is a pipe"):
+        read_market(folder, jail=jail)
+
+
+def test_a_table_without_rows_is_told(jail: Jail, folder: Path) -> None:
+    """In whatever form; it is no fault of the market."""
+    empty = pd.DataFrame({"mf_net": np.arange(100.0)}, PANEL).iloc[:0]
+    empty.to_parquet(folder / "empty.parquet")
+    empty.reset_index().to_csv(folder / "empty.csv", index=False)
+    market = read_market(folder, jail=jail)
+    messages = [notice.message for notice in market.find_notices()]
+    assert f"empty.csv, empty.parquet in {folder}: each has no rows." in messages
+    market.folders([(None, market.days[9])])
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_time_zone_dates_no_row_a_day_early(jail: Jail, folder: Path, form: str) -> None:
+    """Midnight in Shanghai is the day before in UTC: cut at a day, the table would tell of the next."""
+    frame = pd.DataFrame({"mf_net": np.arange(100.0)}, PANEL).reset_index()
+    local = frame["datetime"].dt.tz_localize("Asia/Shanghai")
+
+    def write(dates: pd.Series) -> None:
+        table = frame.assign(datetime=dates)
+        path = folder / f"side.{form}"
+        table.to_parquet(path) if form == "parquet" else table.to_csv(path, index=False)
+
+    write(local.dt.tz_convert("UTC"))
+    with pytest.raises(
+        BundleError, match=r"such as 2023-12-31T16:00:00\+00:00.*tz_convert\('Asia/Shanghai'\)"
+    ):
+        read_market(folder, jail=jail)
+    write(local)
+    market = read_market(folder, jail=jail)
+    assert market.tables[f"side.{form}"].days.equals(market.days)  # type: ignore[union-attr]
 
 
 def test_a_folder_without_prices_is_refused(jail: Jail, folder: Path) -> None:

@@ -165,19 +165,40 @@ def test_all_that_is_wrong_is_said_at_once(made: MadeMarket) -> None:
 BY_ROWS = """
 import pandas as pd
 df = pd.read_hdf("daily_pv.h5", key="data").dropna()
+df = df[df["$volume"] > 0]
 mean = df.groupby(level="instrument")["$close"].transform(lambda rows: rows.rolling(20, min_periods=1).mean())
 (df["$close"] / mean - 1).astype("float64").to_frame("Rows20").to_hdf("result.h5", key="data", mode="w")
 """
 
 
-def test_a_stock_that_was_halted_gets_as_many_rows_as_any(made: MadeMarket, tmp_path: Path) -> None:
+HALTS: dict[str, dict[str, float]] = {
+    "no number": {},
+    "as Qlib's data have it": {"$factor": 1.0},
+    "the last price again": {
+        "$factor": 1.0,
+        "$close": 9.0,
+        "$open": 9.0,
+        "$high": 9.0,
+        "$low": 9.0,
+        "$volume": 0.0,
+    },
+}
+
+
+@pytest.mark.parametrize("halt", HALTS.values(), ids=HALTS)
+def test_a_stock_that_was_halted_gets_as_many_rows_as_any(
+    made: MadeMarket, tmp_path: Path, halt: dict[str, float]
+) -> None:
     """Its value is that of the whole history, however long it was away."""
     assert made.files.data is not None
     frame = pd.read_hdf(made.files.data, key="data")
     stocks, days = (frame.index.get_level_values(name) for name in ("instrument", "datetime"))
     halted = stocks.unique().sort_values()[0]
     calendar = days.unique().sort_values()
-    frame.loc[(stocks == halted) & (days >= calendar[21]) & (days < calendar[-2]), :] = np.nan
+    away = (stocks == halted) & (days >= calendar[21]) & (days < calendar[-2])
+    frame.loc[away, :] = np.nan
+    for column, value in halt.items():
+        frame.loc[away, column] = value
     frame.to_hdf(tmp_path / "daily_pv.h5", key="data")
     last = calendar[-1:]
     factor, whole = mined("Rows20", BY_ROWS, lookback=20), mined("Rows20", BY_ROWS)

@@ -154,6 +154,45 @@ def test_an_older_day_that_one_source_lacks_is_an_error(tmp_path: Path, made: Ma
     assert [problem.slug for problem in raised.value.problems] == ["market-data-mismatch"]
 
 
+def test_an_older_day_that_one_source_lacks_of_a_stock_is_an_error(tmp_path: Path, made: MadeMarket) -> None:
+    """That stock's history is shifted as well; the message names stock and day."""
+    assert made.files.data is not None
+    bundle = open_bundle(make_bundle(tmp_path / "bundle").folder)
+    frame = pd.read_hdf(made.files.data, key="data")
+    stocks, days = (frame.index.get_level_values(name) for name in ("instrument", "datetime"))
+    frame[~((stocks == SPLIT) & (days == "2020-10-26"))].to_hdf(tmp_path / "daily_pv.h5", key="data")
+    market = MarketFiles(tmp_path / "daily_pv.h5", made.files.qlib_dir)
+    with pytest.raises(
+        BundleError, match=f"daily_pv.h5 lacks trades of 1 stocks .* {SPLIT} on 2020-10-26"
+    ) as raised:
+        predict_day(bundle, market, PredictOptions(date(2020, 10, 30)), ignore)
+    assert [problem.slug for problem in raised.value.problems] == ["market-data-mismatch"]
+
+
+def test_a_halted_stock_is_not_one_that_a_source_lacks(tmp_path: Path, made: MadeMarket) -> None:
+    """NaN in Qlib's data and no row in the other, or a row without a volume."""
+    assert made.files.data is not None
+    shutil.copytree(made.files.qlib_dir, tmp_path / "qlib")
+    away = {SPLIT: slice(10, 20), GONE: slice(30, 40)}
+    for stock, span in away.items():
+        for field in ("open", "close", "high", "low", "volume"):
+            path = tmp_path / "qlib" / "features" / stock.lower() / f"{field}.day.bin"
+            values = np.fromfile(path, "<f4")
+            values[1:][span] = np.nan
+            values.tofile(path)
+    frame = pd.read_hdf(made.files.data, key="data")
+    stocks, days = (frame.index.get_level_values(name) for name in ("instrument", "datetime"))
+    calendar = made.market.days
+    frame.loc[(stocks == GONE) & days.isin(calendar[away[GONE]]), "$volume"] = 0
+    frame[~((stocks == SPLIT) & days.isin(calendar[away[SPLIT]]))].to_hdf(
+        tmp_path / "daily_pv.h5", key="data"
+    )
+    bundle = open_bundle(make_bundle(tmp_path / "bundle").folder)
+    market = MarketFiles(tmp_path / "daily_pv.h5", tmp_path / "qlib")
+    prediction = predict_day(bundle, market, PredictOptions(made.market.days[-1].date(), jobs=2), ignore)
+    assert len(prediction.scores) == 51
+
+
 def test_a_holiday_is_said_once(tmp_path: Path, made: MadeMarket) -> None:
     """Both sources lack it; one message with the nearest days is enough."""
     bundle = open_bundle(make_bundle(tmp_path / "bundle").folder)

@@ -9,6 +9,7 @@ import pytest
 
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results import views
+from rdagent_sota_patch.results.reader import Reader
 from rdagent_sota_patch.results.sota import Spool
 from rdagent_sota_patch.results.tasks import Task, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
@@ -20,16 +21,17 @@ PAUSE = 3 * views._GOOD_FOR
 
 
 class Counting:
-    """`read_session`, with a count of the logs it was asked for."""
+    """`Reader.read`, with a count of the logs it was asked for."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.logs: list[str] = []
-        self._read = views.read_session
-        monkeypatch.setattr(views, "read_session", self)
+        read = Reader.read
 
-    def __call__(self, log: Path, *, key: bytes | None) -> Session:
-        self.logs.append(log.name)
-        return self._read(log, key=key)
+        def counting(reader: Reader, log: Path) -> Session:
+            self.logs.append(log.name)
+            return read(reader, log)
+
+        monkeypatch.setattr(Reader, "read", counting)
 
 
 @pytest.fixture
