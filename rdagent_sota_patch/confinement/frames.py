@@ -80,11 +80,11 @@ class Presence:
     """Who was traded when, of ``daily_pv.h5``.
 
     Attributes:
-        lacking: By day, the number of stocks without data that have some on a later day.
-        traded: By day and stock, both sorted: whether it has any number.
+        complete: By day and stock, both sorted: whether it has every number.
+        traded: Likewise, whether it has any.
     """
 
-    lacking: np.ndarray[Any, np.dtype[np.int64]]
+    complete: np.ndarray[Any, np.dtype[np.bool_]]
     traded: np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -94,7 +94,7 @@ def read_survey(path: Path, names: Sequence[str]) -> tuple[dict[str, SurveyedFil
     Raises:
         Unreadable: It is no survey of these files.
     """
-    presence = Presence(np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool))
+    presence = Presence(*(np.empty((0, 0), dtype=bool),) * 2)
     found: dict[str, SurveyedFile] = {}
     with path.open("rb") as file:
         survey = _read_header(file, _Survey)
@@ -102,9 +102,7 @@ def read_survey(path: Path, names: Sequence[str]) -> tuple[dict[str, SurveyedFil
             days = _read_days(file) if header.dated else None
             if days is not None and header.presence:
                 shape = len(days), len(header.instruments)
-                lacking = _read_array(file, "i", shape[0])
-                bits = np.unpackbits(_read_array(file, "u", -(-shape[0] * shape[1] // 8)))
-                presence = Presence(lacking, bits[: shape[0] * shape[1]].reshape(shape).astype(bool))
+                presence = Presence(_read_bits(file, *shape), _read_bits(file, *shape))
             found[header.name] = SurveyedFile(
                 header.name,
                 days,
@@ -157,6 +155,11 @@ def _read_days(file: IO[bytes]) -> pd.DatetimeIndex:
     if days.hasnans or not days.is_monotonic_increasing:
         raise Unreadable("its days are not in order")
     return days
+
+
+def _read_bits(file: IO[bytes], rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    bits = np.unpackbits(_read_array(file, "u", -(-rows * columns // 8)), count=rows * columns)
+    return bits.reshape(rows, columns).astype(bool)
 
 
 def _read_array(file: IO[bytes], kinds: str, rows: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
