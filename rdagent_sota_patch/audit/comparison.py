@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from rdagent_sota_patch.audit.panel import Panel
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 NOISE = 1e-4
 """Below this share of a value's and its day's size, a change may be rounding: sums over other shapes, in float32,
 differ in their last digits. Such a change proves nothing and is not passed over either: see ``judging.py``."""
+
+NEAR = 5
+"""Trading days before a cut within which a value counts as tested by it: without one, a cut shows nothing."""
+
+_SHORT = 250
+"""Values of a stock before the cut; who asks for more rows than that asks for a history, not for a minimum."""
 
 REPEATABLE = 1e-9
 """Likewise for two runs on the same data, and for runs that start on different days: running sums that start
@@ -32,6 +40,8 @@ class Comparison:
         compared: By day, the number of values that either run has.
         largest: Largest absolute change between two finite values; None where there is none.
         excess: Largest change as a share of the value's and its day's size; infinite where a value came or went.
+        short: Whether all that changed is that stocks with a short history have no value left at all, and what follows
+            from that for others on their days: code that asks for a number of rows does so.
     """
 
     last_day: np.datetime64
@@ -40,6 +50,7 @@ class Comparison:
     compared: NDArray[np.int64]
     largest: float | None
     excess: float
+    short: bool = False
 
     @property
     def share(self) -> float:
@@ -77,7 +88,73 @@ def compare(full: Panel, cut: Panel, last_day: np.datetime64) -> Comparison:
         present.sum(axis=1, dtype=np.int64),
         largest,
         excess,
+        _for_want_of_rows(before, after, differs),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EndsComparison:
+    """What one run changed in which each stock's data ended on a day of its own.
+
+    Attributes:
+        tested: On how many stocks' ends there was a value to compare that is the same.
+        suspects: Last days of stocks whose past changed: first where fewest stocks did so on the changed day. A factor
+            that compares stocks changes honestly when one of them ends; only a cut tells.
+    """
+
+    tested: int
+    suspects: tuple[np.datetime64, ...]
+
+
+def compare_ends(
+    full: Panel, run: Panel, ends: Mapping[str, np.datetime64], days: NDArray[np.datetime64]
+) -> EndsComparison:
+    """Hold each stock's values up to its own last day against the full run's.
+
+    Args:
+        full: The full run's values.
+        run: The other's.
+        ends: The last day of each stock's data.
+        days: The market's trading days.
+    """
+    stocks = np.union1d(full.stocks, run.stocks)
+    stocks = stocks[np.isin(stocks, np.array(list(ends), dtype=np.str_))]
+    if not len(stocks):
+        return EndsComparison(0, ())
+    before, after = full.on(days, stocks), run.on(days, stocks)
+    last = np.searchsorted(days, np.array([ends[name] for name in stocks], dtype="datetime64[ns]"))
+    past = np.arange(len(days))[:, None] <= last
+    present = past & ~(np.isnan(before) & np.isnan(after))
+    differs = present & (before != after) & ~_nearly(before, after)
+    near = present & (np.arange(len(days))[:, None] > last - NEAR)
+    changed = differs.any(axis=0)
+    tested = int((near.any(axis=0) & ~changed).sum())
+    if not changed.any():
+        return EndsComparison(tested, ())
+    busy = np.where(differs, differs.sum(axis=1)[:, None], len(stocks) + 1).min(axis=0)
+    order = np.lexsort((last, busy))
+    places = list(dict.fromkeys(int(last[at]) for at in order if changed[at]))
+    return EndsComparison(tested, tuple(days[place] for place in places))
+
+
+def _nearly(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        return np.abs(before - after) <= NOISE * (
+            np.maximum(np.abs(before), np.abs(after)) + _typical(before)[:, None]
+        )
+
+
+def _for_want_of_rows(
+    before: NDArray[np.float64], after: NDArray[np.float64], differs: NDArray[np.bool_]
+) -> bool:
+    had = ~np.isnan(before)
+    gone = had.any(axis=0) & np.isnan(after).all(axis=0) & (had.sum(axis=0) < _SHORT)
+    if not gone.any():
+        return False
+    others = differs[:, ~gone]
+    came_or_went = np.isnan(before[:, ~gone]) != np.isnan(after[:, ~gone])
+    explained = had[:, gone].any(axis=1)
+    return not came_or_went.any() and not others[~explained].any()
 
 
 def _sizes(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import re
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdagent_sota_patch.audit.comparison import NOISE, REPEATABLE, Comparison, compare
+from rdagent_sota_patch.audit.comparison import NEAR, NOISE, REPEATABLE, Comparison, compare, compare_ends
 from rdagent_sota_patch.audit.lookback import measure_lookback
 from rdagent_sota_patch.audit.panel import EMPTY, Panel, UnusableValues, panel_of
-from rdagent_sota_patch.audit.verdicts import SEEN, FactorVerdict, ReadTable, hash_code
-from rdagent_sota_patch.confinement.factors import Run, run_trials, texts_in
+from rdagent_sota_patch.audit.verdicts import SEEN, FactorVerdict, Power, ReadTable, hash_code
+from rdagent_sota_patch.audit.windows import EARLY, choose_own_cuts
+from rdagent_sota_patch.confinement.factors import Run, Trial, run_trials, texts_in
 from rdagent_sota_patch.confinement.frames import Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rdagent_sota_patch.audit.market import AuditMarket
     from rdagent_sota_patch.confinement.limits import Limits
@@ -45,9 +48,14 @@ def judge(name: str, code: str, market: AuditMarket, limits: Limits, *, lookback
     """Run a factor on the whole data, on data cut off ever later, and on the whole again.
 
     A value counts as unchanged when it is the same to the last bit. Rounding can differ honestly, where a
-    cut takes away stocks that a sum over all went through; so small differences alone (`NOISE`) are decided by
-    another run: on data of the same shape with another future, where rounding has no reason to differ, and any
-    difference is the future's doing.
+    cut takes away stocks that a sum over all went through; and code may do otherwise for want of rows. So small
+    differences alone (`NOISE`), those in little data, and stocks with a short history that have no value left are
+    decided by another run: on data of the same shape with another future, where neither has a reason to differ,
+    and any difference is the future's doing.
+
+    A factor that the cuts spread over the time do not accuse is cut again: on days that matter to the market and to its
+    own values, and in a run for each of `AuditMarket.ends`. What changes there is a suspicion, which a cut on the
+    day in question confirms or not.
 
     Args:
         name: Of the factor.
@@ -67,75 +75,196 @@ def judge(name: str, code: str, market: AuditMarket, limits: Limits, *, lookback
         lookback_days=None,
         code_sha256=hash_code(code),
     )
-    with run_trials(code, [market.whole], limits, jail=market.jail) as (run,):
-        names, asked = market.needed_by(run), run.asked
-        full = values_of(run)
-    verdict = verdict.model_copy(update={"reads": _describe_reads(code, asked, market)})
-    if run.missing:
-        return _unjudged(verdict, _not_given(run.missing))
-    if isinstance(full, Failure):
-        return _unjudged(verdict, f"It fails on the whole market data: {full.reason}.")
-    if not full.any:
-        return _unjudged(verdict, "It has no value at all on the whole market data.")
-    return _judge_cuts(verdict, (code, full), (market, names), limits, lookback=lookback)
-
-
-def _judge_cuts(
-    verdict: FactorVerdict,
-    factor: tuple[str, Panel],
-    given: tuple[AuditMarket, frozenset[str]],
-    limits: Limits,
-    *,
-    lookback: bool,
-) -> Finding:
-    (code, full), (market, names) = factor, given
-    failures: list[str] = []
-    cuts: list[Comparison] = []
-    with _run_all(code, market, names, limits) as (runs, names):
-        if missing := sorted({name for run in runs for name in run.missing}):
-            return _unjudged(verdict, _not_given(missing))
-        for run, day in zip(runs, market.cuts, strict=False):
-            result = values_of(run)
-            if isinstance(result, Panel):
-                cuts.append(compare(full, result, day))
-            # Where it has no value before the cut, it may fail for want of history.
-            elif not compare(full, EMPTY, day).same:
-                failures.append(f"It fails when the data ends on {_iso(day)}: {result.reason}.")
-        again = values_of(runs[-1])
-    again = EMPTY if isinstance(again, Failure) else again
-    repeated = compare(full, again, market.days[-1])
-    if repeated.excess > REPEATABLE:
-        return _unjudged(
-            verdict,
-            f"Two runs on the same data differ in {repeated.share:.2%} of the values: nothing can be proven of it.",
-        )
-    worst = max(cuts, key=lambda cut: cut.share, default=None)
-    if worst is not None and not worst.same:
-        surely = max(cut.excess for cut in cuts) > NOISE
-        if surely or not _is_rounding(code, full, worst.last_day, (market, names), limits):
-            return Finding(_accused(verdict, cuts, worst), tuple(cuts))
-    if failures:
-        return _unjudged(verdict, failures[0])
+    subject = _Subject(code, market, limits)
+    try:
+        cuts, tested = _examine(subject)
+    except _CannotJudge as why:
+        verdict = verdict.model_copy(update={"reads": _describe_reads(code, subject.asked, market)})
+        return _unjudged(verdict, str(why))
+    verdict = verdict.model_copy(update={"reads": _describe_reads(code, subject.asked, market)})
+    if subject.worst is not None:
+        return Finding(_accused(verdict, cuts, subject.worst), tuple(cuts))
+    verdict = verdict.model_copy(update={"power": _power_of(cuts, tested, market)})
     if lookback:
-        days = measure_lookback(code, full, (market, names), limits)
+        days = measure_lookback(code, subject.full, (market, subject.names), limits)
         verdict = verdict.model_copy(update={"lookback_days": days})
     return Finding(verdict, tuple(map(_quiet, cuts)))
 
 
-@contextmanager
-def _run_all(
-    code: str, market: AuditMarket, names: frozenset[str], limits: Limits
-) -> Iterator[tuple[tuple[Run, ...], frozenset[str]]]:
-    """The runs on the data up to each cut, and once more on the whole; and which tables they were given."""
-    while True:
-        trials = [*market.until(market.cuts, names), market.whole]
-        with run_trials(code, trials, limits, jail=market.jail) as runs:
-            # On less data it may ask for a table that it did not ask for before.
-            more = market.needed_by(*runs) - names
-            if not more:
-                yield runs, names
-                return
-        names |= more
+class _CannotJudge(Exception):
+    """Why a factor gets no verdict."""
+
+
+class _Subject:
+    """A factor that is being judged: its code, where it runs, and what is known of it.
+
+    Attributes:
+        names: The dated tables that it reads.
+        asked: The given files that it asked for on the whole data.
+        full: Its values there.
+        worst: The cut that shows it to peek; None for as long as none does.
+    """
+
+    def __init__(self, code: str, market: AuditMarket, limits: Limits) -> None:
+        self.code = code
+        self.market = market
+        self.names: frozenset[str] = frozenset()
+        self.asked: frozenset[str] = frozenset()
+        self.full = EMPTY
+        self.worst: Comparison | None = None
+        self._limits = limits
+
+    @contextmanager
+    def run(self, trials: Callable[[frozenset[str]], Sequence[Trial]]) -> Iterator[tuple[Run, ...]]:
+        """The runs on data that is made of the tables that the code reads.
+
+        Raises:
+            _CannotJudge: It asks for a file that is not there.
+        """
+        while True:
+            with run_trials(self.code, trials(self.names), self._limits, jail=self.market.jail) as runs:
+                # On less data it may ask for a table that it did not ask for before.
+                more = self.market.needed_by(*runs) - self.names
+                missing = sorted({name for run in runs for name in run.missing})
+                if missing:
+                    self.asked |= runs[0].asked
+                    raise _CannotJudge(_not_given(missing))
+                if not more:
+                    yield runs
+                    return
+            self.names |= more
+
+    def examine_whole(self) -> None:
+        """Its values on all data, and what it reads."""
+        with run_trials(self.code, [self.market.whole], self._limits, jail=self.market.jail) as (run,):
+            self.names, self.asked = self.market.needed_by(run), run.asked
+            full = values_of(run)
+        if run.missing:
+            raise _CannotJudge(_not_given(run.missing))
+        if isinstance(full, Failure):
+            raise _CannotJudge(f"It fails on the whole market data: {full.reason}.")
+        if not full.any:
+            raise _CannotJudge("It has no value at all on the whole market data.")
+        self.full = full
+
+    def compare(
+        self, runs: Sequence[Run], days: Sequence[np.datetime64]
+    ) -> tuple[list[Comparison], list[str]]:
+        """What cuts on these days changed; and where it fails, though not for want of history."""
+        cuts, failures = [], []
+        for run, day in zip(runs, days, strict=True):
+            result = values_of(run)
+            if isinstance(result, Panel):
+                cuts.append(compare(self.full, result, day))
+            # Where it has no value before the cut, or little data, it may fail for want of history.
+            elif day >= self.market.cuts[0] and not compare(self.full, EMPTY, day).same:
+                failures.append(f"It fails when the data ends on {_iso(day)}: {result.reason}.")
+        return cuts, failures
+
+    @contextmanager
+    def _altered_after(self, day: np.datetime64) -> Iterator[Run]:
+        with self.run(lambda names: [self.market.altered_after(day, names)]) as (run,):
+            yield run
+
+    def decide(self, cuts: Sequence[Comparison]) -> bool:
+        """Whether these show it to peek; `worst` then says where."""
+        changed = sorted((cut for cut in cuts if not cut.same), key=lambda cut: cut.share, reverse=True)
+        early = self.market.days[min(EARLY, len(self.market.days)) - 1]
+        doubtful = [cut for cut in changed if cut.excess <= NOISE or cut.short or cut.last_day < early]
+        if len(doubtful) < len(changed):
+            self.worst = changed[0]
+            return True
+        for cut in _doubted(doubtful):
+            with self._altered_after(cut.last_day) as run:
+                altered = values_of(run)
+            if isinstance(altered, Failure):
+                raise _CannotJudge(
+                    f"It fails on other numbers after {_iso(cut.last_day)}, which were to tell why values change when "
+                    f"the data ends there: {altered.reason}."
+                )
+            if not compare(self.full, altered, cut.last_day).same:
+                self.worst = cut
+                return True
+        return False
+
+
+def _doubted(cuts: Sequence[Comparison]) -> list[Comparison]:
+    """Those to decide by another run, largest shares first: one for rounding, three for want of rows."""
+    rounding = [cut for cut in cuts if cut.excess <= NOISE]
+    return [*rounding[:1], *[cut for cut in cuts if cut.excess > NOISE][:3]]
+
+
+def _examine(subject: _Subject) -> tuple[list[Comparison], int]:
+    """All cuts, and at how many stocks' own ends nothing changed."""
+    market = subject.market
+    subject.examine_whole()
+    with subject.run(lambda names: [*market.until(market.cuts, names), market.whole]) as runs:
+        cuts, failures = subject.compare(runs[:-1], market.cuts)
+        again = values_of(runs[-1])
+    repeated = compare(subject.full, EMPTY if isinstance(again, Failure) else again, market.days[-1])
+    if repeated.excess > REPEATABLE:
+        raise _CannotJudge(
+            f"Two runs on the same data differ in {repeated.share:.2%} of the values: nothing can be proven of it."
+        )
+    if subject.decide(cuts):
+        return cuts, 0
+    own = [
+        day
+        for day in choose_own_cuts(subject.full, market.days, _days_in(subject.code), market.count)
+        if day not in {*market.cuts, *market.more_cuts}
+    ]
+    tested, suspects = 0, []
+    with subject.run(
+        lambda names: [
+            *market.until(market.more_cuts, names),
+            *(market.own_cut(day, names) for day in own),
+            *market.ended(names),
+        ]
+    ) as runs:
+        days = [*market.more_cuts, *own]
+        more, failed = subject.compare(runs[: len(days)], days)
+        for run, ends in zip(runs[len(days) :], market.ends, strict=True):
+            result = values_of(run)
+            if isinstance(result, Panel):
+                found = compare_ends(subject.full, result, market.by_stock(ends), market.days)
+                tested += found.tested
+                suspects.append(found.suspects)
+    cuts, failures = [*cuts, *more], [*failures, *failed]
+    if subject.decide(more):
+        return cuts, tested
+    if failures:
+        raise _CannotJudge(failures[0])
+    asked = {cut.last_day for cut in cuts}
+    rarest = [day for turn in zip_longest(*suspects) for day in turn if day is not None and day not in asked]
+    confirmed = list(dict.fromkeys(rarest))[: max(4, market.count // 2)]
+    if confirmed:
+        with subject.run(lambda names: [market.own_cut(day, names) for day in confirmed]) as runs:
+            more, failures = subject.compare(runs, confirmed)
+        cuts += more
+        if not subject.decide(more) and failures:
+            raise _CannotJudge(failures[0])
+    return cuts, tested
+
+
+def _days_in(code: str) -> list[np.datetime64]:
+    """Days that stand in the code."""
+    found = (re.fullmatch(r"(\d{4})[-/.]?(\d{2})[-/.]?(\d{2})", text) for text in texts_in(code))
+    days: list[np.datetime64] = []
+    for match in filter(None, found):
+        with suppress(ValueError):
+            days.append(np.datetime64("-".join(match.groups()), "ns"))
+    return days
+
+
+def _power_of(cuts: Sequence[Comparison], tested: int, market: AuditMarket) -> Power:
+    """Only where there is a value shortly before it does a cut test something."""
+    rows = []
+    for cut in cuts:
+        near = cut.days > market.days[max(0, int(np.searchsorted(market.days, cut.last_day)) - NEAR)]
+        compared = cut.compared[near]
+        if compared.any():
+            rows.append(int(compared[np.flatnonzero(compared)[-1]]))
+    return Power.of(len(rows), sum(rows) + tested)
 
 
 def values_of(run: Run) -> Panel | Failure:
@@ -164,19 +293,6 @@ def _not_given(missing: Sequence[str]) -> str:
         f"It asks for {', '.join(missing)}, which the data folder does not have: what it does without it is not the "
         "factor."
     )
-
-
-def _is_rounding(
-    code: str,
-    full: Panel,
-    day: np.datetime64,
-    given: tuple[AuditMarket, frozenset[str]],
-    limits: Limits,
-) -> bool:
-    market, names = given
-    with run_trials(code, [market.altered_after(day, names)], limits, jail=market.jail) as (run,):
-        altered = values_of(run)
-    return isinstance(altered, Panel) and compare(full, altered, day).same
 
 
 def _accused(verdict: FactorVerdict, cuts: Sequence[Comparison], worst: Comparison) -> FactorVerdict:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_patch.audit.windows import MarketDays, choose_cuts, choose_histories
+from rdagent_sota_patch.audit.windows import (
+    MarketDays,
+    choose_cuts,
+    choose_ends,
+    choose_histories,
+    choose_special_cuts,
+)
 from rdagent_sota_patch.confinement.factors import Trial
 from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.market import MarketTable, read_market
@@ -29,12 +35,18 @@ class AuditMarket:
         table: What was surveyed.
         days: Its trading days, ``datetime64[ns]``, rising.
         cuts: On which days to cut it off, rising.
+        more_cuts: Further ones, for factors that those did not show to peek; rising.
+        ends: Likewise, last days of their own for each stock: places of days, -1 for none; one array for each run.
+        count: How many cuts were asked for.
         jail: Where factor code runs.
     """
 
     table: MarketTable
     days: np.typing.NDArray[np.datetime64]
     cuts: tuple[np.datetime64, ...]
+    more_cuts: tuple[np.datetime64, ...]
+    ends: tuple[np.typing.NDArray[np.int64], ...]
+    count: int
     jail: Jail
 
     @property
@@ -56,6 +68,20 @@ class AuditMarket:
     def altered_after(self, day: np.datetime64, names: frozenset[str]) -> Trial:
         """The data with another future after a day."""
         return Trial(self.table.altered_after(pd.Timestamp(day), names))
+
+    def own_cut(self, day: np.datetime64, names: frozenset[str]) -> Trial:
+        """The data up to a day that matters to one factor alone: cut when it is run, and not kept."""
+        return Trial(self.table.data, dated=tuple(names), end=str(day))
+
+    def ended(self, names: frozenset[str]) -> tuple[Trial, ...]:
+        """The data with each of `ends`."""
+        ends = [{name: pd.Timestamp(day) for name, day in self.by_stock(each).items()} for each in self.ends]
+        return tuple(map(Trial, self.table.ended(ends, names)))
+
+    def by_stock(self, ends: np.typing.NDArray[np.int64]) -> dict[str, np.datetime64]:
+        """One of `ends` by the stocks' names."""
+        stocks = self.table.instruments
+        return {stocks[at]: self.days[ends[at]] for at in np.flatnonzero(ends >= 0)}
 
     def newest(self, last_day: np.datetime64, length: int, names: frozenset[str]) -> Trial:
         """So many trading days of data, up to a day."""
@@ -84,4 +110,7 @@ def prepare_market(data: Path, cuts: int, *, trusted: bool = False) -> Iterator[
     with Jail(trusted=trusted) as jail:
         table = read_market(data, jail=jail)
         days = table.days.to_numpy().astype("datetime64[ns]")
-        yield AuditMarket(table, days, choose_cuts(MarketDays(days, table.presence.lacking), cuts), jail)
+        market = MarketDays(days, table.presence.complete, table.presence.traded)
+        chosen = choose_cuts(market, cuts)
+        more = tuple(day for day in choose_special_cuts(market, cuts) if day not in chosen)
+        yield AuditMarket(table, days, chosen, more, choose_ends(market, cuts), cuts, jail)

@@ -40,6 +40,35 @@ class ReadTable(_Document):
     dated: bool
 
 
+class Power(_Document):
+    """What an audit would have found of a factor in which it found nothing, with 95 %.
+
+    A peek that shows in a share ``p`` of all places shows in one at least of ``n`` with probability
+    ``1 - (1 - p) ** n``. For 95 % that makes ``p = 1 - 0.05 ** (1 / n)``, about ``3 / n``: the rule of three (Hanley and
+    Lippman-Hand, JAMA 249, 1983). It holds for places drawn by lot; these are chosen where peeks are likelier to show.
+
+    Attributes:
+        cuts: Days on which the data was cut off, with a value of the factor shortly before.
+        rows: Values on these days, and at stocks' own ends.
+        days_share: Share of days that a peek has to change to be found, where it changes many stocks a day; 0 to 1.
+        rows_share: Share of values, where it does so stock by stock.
+    """
+
+    cuts: int
+    rows: int
+    days_share: float
+    rows_share: float
+
+    @classmethod
+    def of(cls, cuts: int, rows: int) -> Power:
+        """From the numbers of places."""
+        return cls(cuts=cuts, rows=rows, days_share=_share_found(cuts), rows_share=_share_found(rows))
+
+
+def _share_found(places: int) -> float:
+    return round(1 - 0.05 ** (1 / places), 6) if places else 1.0
+
+
 class FactorVerdict(_Document):
     """The look-ahead audit of one factor.
 
@@ -52,6 +81,7 @@ class FactorVerdict(_Document):
             it needs the whole history, or more than the audit could shorten.
         reads: The files that its code asks for; none where that is not known.
         reason: What was seen, or what kept it from being judged; empty for a causal factor.
+        power: What would have been found; of a causal factor alone, and not of what an older version audited.
     """
 
     name: str
@@ -63,6 +93,7 @@ class FactorVerdict(_Document):
     code_sha256: Sha256
     reads: tuple[ReadTable, ...] = ()
     reason: str = ""
+    power: Power | None = None
 
 
 class Audit(_Document):

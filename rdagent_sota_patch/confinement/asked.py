@@ -71,6 +71,9 @@ class Asked:
         self._names = {str(path): name for name, path in given.items()}
         self._notes = str(notes)
         self._noted: set[tuple[str, str]] = set()
+        libraries = (os.path.abspath(place) for place in sys.path if place)  # noqa: PTH100 - as below
+        elsewhere = (*_ELSEWHERE, sys.prefix, sys.base_prefix, *libraries)
+        self._elsewhere = tuple(place for place in elsewhere if not self._folder.startswith(place))
         self._busy = False
 
     def watch(self, code: bytes) -> None:
@@ -152,7 +155,7 @@ class Asked:
             name = self._names.get(whole)
             if name is None and whole.startswith(f"{self._folder}{os.sep}"):
                 name = whole[len(self._folder) + 1 :]
-            elif name is None and not whole.startswith((*_ELSEWHERE, sys.prefix, sys.base_prefix)):
+            elif name is None and not whole.startswith(self._elsewhere):
                 name = whole
             if name is None:
                 return

@@ -62,12 +62,14 @@ class Trial:
     Attributes:
         data: The folder of data files that it is given, or a ``daily_pv.h5``.
         start: First day of the data, ISO; None for all.
-        dated: With ``start``: the names of the files that have dates to be cut at.
+        dated: With ``start`` or ``end``: the names of the files that have dates to be cut at.
+        end: Last day of the data, ISO; None for all.
     """
 
     data: Path
     start: str | None = None
     dated: tuple[str, ...] = ()
+    end: str | None = None
 
 
 class _Failure(BaseModel):
@@ -239,6 +241,7 @@ def run_trials(
                 "name": str(number),
                 "files": {name: places[path.resolve()] for name, path in folder.items()},
                 "start": trial.start,
+                "end": trial.end,
                 "dated": trial.dated,
             }
             for number, (trial, folder) in enumerate(zip(trials, folders, strict=True))
@@ -250,7 +253,10 @@ def run_trials(
             texts={
                 _PLAN: json.dumps(plan),
                 _CODE: code,
-                **{name: (_HERE / name).read_text(encoding="utf-8") for name in ("inside.py", "asked.py")},
+                **{
+                    name: (_HERE / name).read_text(encoding="utf-8")
+                    for name in ("inside.py", "asked.py", "locks.py")
+                },
             },
             inputs={name: path for path, name in places.items()},
             outputs=[_OUTCOMES, *(f"{number}.values" for number in range(len(trials)))],

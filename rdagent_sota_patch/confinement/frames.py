@@ -83,12 +83,10 @@ class Presence:
     """Who was traded when, of ``daily_pv.h5``.
 
     Attributes:
-        lacking: By day, the number of stocks without data that have some on a later day.
         complete: By day and stock, both sorted: whether it has every number.
         traded: Likewise, whether it was traded; see `inside._were_traded`.
     """
 
-    lacking: np.ndarray[Any, np.dtype[np.int64]]
     complete: np.ndarray[Any, np.dtype[np.bool_]]
     traded: np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -99,7 +97,7 @@ def read_survey(path: Path, names: Sequence[str]) -> tuple[dict[str, SurveyedFil
     Raises:
         Unreadable: It is no survey of these files.
     """
-    presence = Presence(np.empty(0, dtype=np.int64), *(np.empty((0, 0), dtype=bool),) * 2)
+    presence = Presence(*(np.empty((0, 0), dtype=bool),) * 2)
     found: dict[str, SurveyedFile] = {}
     with path.open("rb") as file:
         survey = _read_header(file, _Survey)
@@ -107,8 +105,7 @@ def read_survey(path: Path, names: Sequence[str]) -> tuple[dict[str, SurveyedFil
             days = _read_days(file) if header.dated else None
             if days is not None and header.presence:
                 shape = len(days), len(header.instruments)
-                lacking = _read_array(file, "i", shape[0])
-                presence = Presence(lacking, _read_bits(file, *shape), _read_bits(file, *shape))
+                presence = Presence(_read_bits(file, *shape), _read_bits(file, *shape))
             found[header.name] = SurveyedFile(
                 header.name,
                 days,

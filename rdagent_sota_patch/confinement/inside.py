@@ -28,6 +28,7 @@ TWICE = "has more than one row of"
 """In the fault of a table that has a stock twice on a day."""
 
 _ROWS = 500_000
+_NO_END = np.datetime64("2262-01-01", "ns")
 _DAY = re.compile(r"\d{4}([-/.]?)\d{1,2}\1\d{1,2}([ T].*)?")
 _ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}([ T].*)?")
 
@@ -101,7 +102,7 @@ def survey_file(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
             )
         rows += part.rows
         columns.update(dict.fromkeys(name for name in part.fields if name not in part.index))
-        name, coded = _stocks_of(part)
+        name, coded = _stocks_of(part.fields)
         if coded is not None:
             stocks.update(coded.values[coded.present()])
         by_row = days_of(part.fields)
@@ -119,8 +120,8 @@ def survey_file(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     return header, [np.unique(np.concatenate(days)), *more] if dated else []
 
 
-def _stocks_of(part: Part) -> tuple[str, Coded | None]:
-    for name, field in part.fields.items():
+def _stocks_of(fields: Mapping[str, Field]) -> tuple[str, Coded | None]:
+    for name, field in fields.items():
         if name.lower() in KNOWN_STOCKS:
             coded = field()
             texts = all(isinstance(value, str) for value in coded.values)
@@ -145,9 +146,7 @@ def _refuse_twice(days: np.ndarray, day_names: Any, stocks: Coded) -> None:
 
 
 def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) -> list[np.ndarray]:
-    """By day, how many stocks lack data that they have on a later day; and by day and stock, sorted, as packed bits:
-    who has every number, and who was traded.
-    """
+    """By day and stock, sorted, as packed bits: who has every number, and who was traded."""
     present = stocks.present()
     order = present[np.argsort(np.asarray(stocks.values[present], dtype=object))]
     columns = np.zeros(len(stocks.values), dtype=np.int64)
@@ -158,8 +157,7 @@ def _presence(frame: pd.DataFrame, days: np.ndarray, count: int, stocks: Coded) 
     filled = frame.notna()
     has[rows, places] = filled.all(axis=1).to_numpy()[known]
     traded[rows, places] = _were_traded(frame, filled)[known]
-    later = np.logical_or.accumulate(has[::-1])[::-1]
-    return [(later & ~has).sum(axis=1, dtype=np.int64), np.packbits(has), np.packbits(traded)]
+    return [np.packbits(has), np.packbits(traded)]
 
 
 def _were_traded(frame: pd.DataFrame, filled: pd.DataFrame) -> np.ndarray:
@@ -392,19 +390,26 @@ def _decoded(name: str) -> str:
 # ------------------------------------------------------------------------------------------------ cutting
 
 
-def cut(files: Mapping[str, Sequence[Mapping[str, str | None]]]) -> None:
-    """Write copies of files, each with ``target``, ``start``, ``end`` and ``altered_after`` (days, or None)."""
+def cut(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Write copies of files, each with ``target``; ``start``, ``end``, ``altered_after`` (days, or None); and ``ends``,
+    pairs of a stock and the last day of its own.
+    """
     for name, copies in files.items():
         cut_file(Path(name), name, copies)
 
 
-def cut_file(path: Path, name: str, copies: Sequence[Mapping[str, str | None]]) -> None:
+def cut_file(path: Path, name: str, copies: Sequence[Mapping[str, Any]]) -> None:
     """Write copies of one file of a kind that its name tells: the rows of some days, everything else as it was."""
     {"hdf": _cut_hdf, "parquet": _cut_parquet, "csv": _cut_csv}[kind_of(name)](path, copies)
 
 
-def _wanted(days: np.ndarray, copy: Mapping[str, str | None]) -> np.ndarray:
+def _wanted(days: np.ndarray, copy: Mapping[str, Any], stocks: Coded | None) -> np.ndarray:
     kept = np.ones(len(days), dtype=bool)
+    if copy["ends"] and stocks is not None and len(stocks.codes) == len(days):
+        last = {name: np.datetime64(day) for name, day in copy["ends"]}
+        # The place -1, and a stock that is not named, have no end of their own.
+        ends = [last.get(name, _NO_END) for name in stocks.values]
+        kept &= ~(days > np.array([*ends, _NO_END], dtype="datetime64[ns]")[stocks.codes])
     if copy["start"] is not None:
         kept &= days >= np.datetime64(copy["start"])
     if copy["end"] is not None:
@@ -412,17 +417,22 @@ def _wanted(days: np.ndarray, copy: Mapping[str, str | None]) -> np.ndarray:
     return kept
 
 
-def _cut_hdf(path: Path, copies: Sequence[Mapping[str, str | None]]) -> None:
+def _stocks_where_needed(fields: Mapping[str, Field], copies: Sequence[Mapping[str, Any]]) -> Coded | None:
+    return _stocks_of(fields)[1] if any(copy["ends"] for copy in copies) else None
+
+
+def _cut_hdf(path: Path, copies: Sequence[Mapping[str, Any]]) -> None:
     for number, (key, frame, how) in enumerate(_stored(path)):
         fields, _ = _fields_of(frame)
         dates = date_fields(fields)
         days = days_of(fields)
+        stocks = _stocks_where_needed(fields, copies)
         for copy in copies:
             part = frame
             if days is not None:
                 if copy["altered_after"] is not None:
                     part = _altered(frame, days > np.datetime64(copy["altered_after"]), dates)
-                kept = _wanted(days, copy)
+                kept = _wanted(days, copy, stocks)
                 if not kept.all():
                     part = part[kept]
                     if isinstance(part.index, pd.MultiIndex):
@@ -443,7 +453,7 @@ def _altered(frame: Any, later: np.ndarray, dates: Sequence[str]) -> Any:
     return changed.iloc[:, 0] if isinstance(frame, pd.Series) else changed
 
 
-def _cut_parquet(path: Path, copies: Sequence[Mapping[str, str | None]]) -> None:
+def _cut_parquet(path: Path, copies: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -453,12 +463,14 @@ def _cut_parquet(path: Path, copies: Sequence[Mapping[str, str | None]]) -> None
         days = days_of(fields)
         if days is None:
             raise Unfit("it has no dates to cut at")
+        stocks = _stocks_where_needed(fields, copies)
         writers = [pq.ParquetWriter(str(copy["target"]), file.schema_arrow) for copy in copies]
         first = 0
         for group in range(file.num_row_groups):
             own = days[first : first + file.metadata.row_group(group).num_rows]
+            named = None if stocks is None else Coded(stocks.codes[first : first + len(own)], stocks.values)
             first += len(own)
-            kept = [_wanted(own, copy) for copy in copies]
+            kept = [_wanted(own, copy, named) for copy in copies]
             if not any(rows.any() for rows in kept):
                 continue
             table = file.read_row_group(group)
@@ -488,7 +500,7 @@ def _altered_arrow(table: Any, later: np.ndarray, dates: Sequence[str], seed: in
     return table
 
 
-def _cut_csv(path: Path, copies: Sequence[Mapping[str, str | None]]) -> None:
+def _cut_csv(path: Path, copies: Sequence[Mapping[str, Any]]) -> None:
     whole = _read_csv(path, chunksize=_ROWS)
     dates: tuple[str, ...] = ()
     for number, frame in enumerate(whole):
@@ -496,11 +508,12 @@ def _cut_csv(path: Path, copies: Sequence[Mapping[str, str | None]]) -> None:
         dates = dates or date_fields(fields)
         days = days_of({name: fields[name] for name in dates})
         assert days is not None
+        stocks = _stocks_where_needed(fields, copies)
         for copy in copies:
             part = frame
             if copy["altered_after"] is not None:
                 part = _altered_texts(frame, days > np.datetime64(copy["altered_after"]), dates, number)
-            part[_wanted(days, copy)].to_csv(
+            part[_wanted(days, copy, stocks)].to_csv(
                 str(copy["target"]),
                 mode="a" if number else "w",
                 header=not number,
@@ -518,7 +531,7 @@ def _altered_texts(frame: Any, later: np.ndarray, dates: Sequence[str], seed: in
         if _decoded(name) in dates or name.lower() in KNOWN_STOCKS or not alterable.any():
             continue
         texts = frame.iloc[:, at].to_numpy().copy()
-        texts[alterable] = [repr(value) for value in numbers[alterable] * random.uniform(0.5, 1.5)]
+        texts[alterable] = [repr(float(value)) for value in numbers[alterable] * random.uniform(0.5, 1.5)]
         changed.isetitem(at, texts)
     return changed
 

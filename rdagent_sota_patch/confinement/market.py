@@ -41,6 +41,7 @@ class _Copy:
     start: str | None = None
     end: str | None = None
     altered_after: str | None = None
+    ends: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +145,16 @@ class MarketTable:
     def altered_after(self, day: pd.Timestamp, names: Collection[str] | None = None) -> Path:
         """A data folder with other numbers after ``day``, and the same rows, gaps and types throughout."""
         return self._folders([_Copy(altered_after=day.isoformat())], names)[0]
+
+    def ended(
+        self, ends: Sequence[Mapping[str, pd.Timestamp]], names: Collection[str] | None = None
+    ) -> tuple[Path, ...]:
+        """A data folder for each of ``ends``: every stock's rows up to a last day of its own.
+
+        Of a table that calls stocks otherwise, or names none, all rows are kept.
+        """
+        copies = [_Copy(ends=tuple((name, day.isoformat()) for name, day in each.items())) for each in ends]
+        return self._folders(copies, names)
 
     def find_notices(self) -> tuple[Problem, ...]:
         """What is odd about the files beside ``daily_pv.h5``: left out, empty, undated, lacking days, other stocks.
@@ -249,6 +260,7 @@ class MarketTable:
                         "start": copy.start,
                         "end": copy.end,
                         "altered_after": copy.altered_after,
+                        "ends": copy.ends,
                     }
                     for copy in missing
                 ]

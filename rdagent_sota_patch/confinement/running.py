@@ -2,7 +2,7 @@
 
 Each run is a fork with a folder of its own, for temporary files as well: pandas is imported once, nothing that the code
 leaves in its modules reaches the next run, and it may end in any way. When it has ended, so has all it started, and
-only then is its result read. Beside it in the jail are the files `inside` and `asked`; it imports nothing else of ours.
+only then is its result read. Beside it in the jail are the files `inside`, `asked` and `locks`; it imports nothing else of ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,9 +28,11 @@ import pandas as pd
 if TYPE_CHECKING:
     from rdagent_sota_patch.confinement.asked import Asked, read_notes
     from rdagent_sota_patch.confinement.inside import convert_result, cut_file
+    from rdagent_sota_patch.confinement.locks import make_locks_of_pipes
 else:
     from asked import Asked, read_notes
     from inside import convert_result, cut_file
+    from locks import make_locks_of_pipes
 
 _REASON_LENGTH = 400
 
@@ -98,7 +100,7 @@ def run(trial: Mapping[str, Any], code: bytes, seconds: float) -> dict[str, Any]
     folder.mkdir()
     given = {str(file): (top / str(place)).resolve() for file, place in trial["files"].items()}
     notes = top / f"run-{name}-notes"
-    failure = in_child(lambda: furnish(given, trial["start"], trial["dated"]), folder, seconds)
+    failure = in_child(lambda: furnish(given, trial), folder, seconds)
     outcome: dict[str, Any] = {}
     if failure is None:
         (folder / "factor.py").write_bytes(code)
@@ -112,13 +114,14 @@ def run(trial: Mapping[str, Any], code: bytes, seconds: float) -> dict[str, Any]
     return {**outcome, "failure": failure}
 
 
-def furnish(given: Mapping[str, Path], start: str | None, dated: Sequence[str]) -> None:
-    """Put the data files into the run's folder, those with dates from a day on if one is named."""
+def furnish(given: Mapping[str, Path], trial: Mapping[str, Any]) -> None:
+    """Put the data files into the run's folder; those with dates from a day on, or up to one, if it names one."""
+    window = {name: trial[name] for name in ("start", "end")}
     for name, source in given.items():
-        if start is None or name not in dated:
+        if not any(window.values()) or name not in trial["dated"]:
             Path(name).symlink_to(source)
             continue
-        cut_file(source, name, [{"target": name, "start": start, "end": None, "altered_after": None}])
+        cut_file(source, name, [{"target": name, **window, "altered_after": None, "ends": ()}])
 
 
 def run_code(folder: Path, given: Mapping[str, Path], notes: Path, code: bytes) -> None:
@@ -129,6 +132,7 @@ def run_code(folder: Path, given: Mapping[str, Path], notes: Path, code: bytes) 
     sys.path.insert(0, str(folder))
     asked = Asked(folder, given, notes)
     asked.watch(code)
+    make_locks_of_pipes()
     runpy.run_path("factor.py", run_name="__main__")
 
 

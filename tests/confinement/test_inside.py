@@ -69,7 +69,7 @@ def test_either_order_of_the_index_is_the_same_factor(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_frame(tmp_path / "values"), FACTOR, check_exact=True, check_freq=False)
 
 
-COPY = {"start": None, "end": "2024-01-02", "altered_after": None}
+COPY = {"start": None, "end": "2024-01-02", "altered_after": None, "ends": ()}
 
 DATED: dict[str, pd.DataFrame] = {
     "column of datetimes": pd.DataFrame(
