@@ -165,6 +165,8 @@ def test_every_operation_is_reached(served: Served, path: str) -> None:
     names: dict[str, Any] = {"task_id": "accepted"} if "{task_id}" in path else {}
     if "{loop}" in path:
         names["loop"] = 2
+    if path.endswith("model_code"):
+        names |= {"task_id": "model", "loop": 0}
     query = {"key": "model.pkl"} if path.endswith("asset_bytes") else {}
     query = {"relpath": "model.pkl"} if path.endswith("assets") and "complete" not in path else query
 
