@@ -16,13 +16,12 @@ from rdagent_sota_patch.audit.verdicts import SCHEMA_VERSION, Audit, hash_code, 
 from rdagent_sota_patch.confinement.data_folder import look_into
 from rdagent_sota_patch.confinement.inside import MAIN as DATA_NAME
 from rdagent_sota_patch.errors import BundleError, SotaError
+from rdagent_sota_patch.hashing import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rdagent_sota_patch.audit.verdicts import FactorVerdict
-
-_BLOCK = 1 << 20
 
 
 def kept_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -119,20 +118,17 @@ class DataHashes:
 
     def _hash(self, name: str) -> str:
         if name not in self._known:
-            self._known[name] = _hash_file(self._files[name]) if name in self._files else ""
+            self._known[name] = _hash_data(self._files[name]) if name in self._files else ""
         return self._known[name]
 
 
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
+def _hash_data(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            return hash_file(file)[1]
     except OSError as error:
         raise BundleError(
             "market-data-unreadable",
             f"{path} cannot be read: {error.strerror or error}.",
             "Name the folder that FACTOR_CoSTEER_DATA_FOLDER names, or its daily_pv.h5.",
         ) from error
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, REPLAY_FOLDER, SIGNATURE_NAME
 from rdagent_sota_patch.errors import BundleError, Problem
+from rdagent_sota_patch.hashing import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 GET_ANEW = "Get the bundle anew, or export it again; do not use this one."
 
-_BLOCK = 1 << 20
 # Of a listed name: far above what any bundle has.
 _LONGEST_PATH = 1024
 _DEEPEST = 16
@@ -169,17 +169,15 @@ def _is_evidence(name: str) -> bool:
 
 
 def _compare(folder: Path, name: str, expected: ShippedFile) -> str | None:
-    digest = hashlib.sha256()
     try:
         with _open_plain(folder / name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected.size:
                 return f"{name!r} has {size} bytes in place of {expected.size}"
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            _, sha256 = hash_file(file)
     except OSError as error:
         return f"cannot read {name!r}: {error.strerror or error}"
-    return None if digest.hexdigest() == expected.sha256 else f"{name!r} was changed: its SHA-256 is another"
+    return None if sha256 == expected.sha256 else f"{name!r} was changed: its SHA-256 is another"
 
 
 def _open_plain(path: Path) -> IO[bytes]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_patch.errors import BundleError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 LONGEST = 20_000
 """Characters. RD-Agent's longest expression has some hundred; a parser's memory has an end."""
@@ -54,18 +54,6 @@ def require_harmless(expression: str) -> None:
     """
     if reason := find_harm(expression):
         raise BundleError.of([_refused(expression, "", reason)])
-
-
-def require_all_harmless(expressions: Mapping[str, str]) -> None:
-    """Make sure of every expression, by feature name; all that are refused are named at once.
-
-    Raises:
-        BundleError: ``expression-refused``.
-    """
-    found = ((name, text, find_harm(text)) for name, text in expressions.items())
-    problems = [_refused(text, name, reason) for name, text, reason in found if reason]
-    if problems:
-        raise BundleError.of(problems)
 
 
 def parse(expression: str) -> ast.expr:

@@ -54,7 +54,7 @@ def read_universe(folder: Path, market: str) -> Universe | None:
         known = {name for file in lists.glob("*.txt") for name in _read_spans(file)}
     except (OSError, ValueError):
         return None
-    return Universe(market, _read_days(folder / "calendars" / "day.txt"), members, frozenset(known))
+    return Universe(market, _days_or_none(folder), members, frozenset(known))
 
 
 def suggest_spellings(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
@@ -90,12 +90,26 @@ def _take_apart(name: str) -> tuple[str, str]:
     return _EXCHANGES.get(letters, ""), match[2]
 
 
-def _read_days(file: Path) -> NDArray[np.int64]:
+def read_trading_days(folder: Path) -> NDArray[np.datetime64]:
+    """Qlib's trading days, rising, each once, ``datetime64[D]`` (``calendars/day.txt``).
+
+    Args:
+        folder: Qlib's provider folder.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: A line is no day.
+    """
+    lines = (folder / "calendars" / "day.txt").read_text(encoding="utf-8").splitlines()
+    days = np.array([line.strip() for line in lines if line.strip()], dtype="datetime64[s]")
+    return np.unique(days.astype("datetime64[D]"))
+
+
+def _days_or_none(folder: Path) -> NDArray[np.int64]:
     try:
-        days = np.array(file.read_text(encoding="utf-8").split(), dtype="datetime64[D]")
+        return read_trading_days(folder).astype(np.int64)
     except (OSError, ValueError):
         return np.empty(0, dtype=np.int64)
-    return np.unique(days.astype(np.int64))
 
 
 def _read_spans(file: Path) -> dict[str, tuple[tuple[int, int], ...]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_patch.errors import BundleError, Problem
+from rdagent_sota_patch.factors.universe import read_trading_days
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,9 +54,10 @@ def read_calendar(qlib_dir: Path) -> pd.DatetimeIndex:
         BundleError: ``bad-market-data``.
     """
     path = qlib_dir / "calendars" / "day.txt"
-    lines = [line.strip() for line in _read_lines(path)]
     try:
-        days: pd.DatetimeIndex = pd.DatetimeIndex([line for line in lines if line]).sort_values()
+        days: pd.DatetimeIndex = pd.DatetimeIndex(read_trading_days(qlib_dir)).as_unit("ns")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_market_data(path, f"cannot be read ({error})") from error
     except ValueError as error:
         raise _bad_market_data(path, f"a line is not a day ({error})") from error
     return days

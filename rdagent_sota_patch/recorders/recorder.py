@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.errors import BundleError, SnapshotError
+from rdagent_sota_patch.hashing import hash_file
 from rdagent_sota_patch.sessions.inert import LARGEST_SNAPSHOT, read_inert, too_large
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _FINISHED = "3"
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_RECORD = 1 << 16
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,12 +279,8 @@ def measure(path: Path) -> tuple[int, str]:
     Raises:
         BundleError: ``artifact-unreadable``.
     """
-    digest, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                size += len(block)
+            return hash_file(file)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error)) from error
-    return size, digest.hexdigest()

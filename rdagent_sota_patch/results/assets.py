@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_BLOCK = 1 << 20
+from rdagent_sota_patch.hashing import hash_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,7 @@ def asset_of_file(key: str, path: Path, media_type: str) -> Asset:
     Raises:
         OSError: It cannot be read.
     """
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         identity = Identity.of(file.fileno())
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return Asset(key, media_type, identity.size, digest.hexdigest(), path=path, identity=identity)
+        _, sha256 = hash_file(file)
+    return Asset(key, media_type, identity.size, sha256, path=path, identity=identity)

@@ -78,28 +78,6 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> Non
         temporary.write_bytes(content)
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
-    """Read a safetensors file; nothing in it can run.
-
-    Raises:
-        BundleError: ``live-extra-missing`` or ``bundle-damaged``.
-    """
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-    except ImportError as error:
-        raise _extra_missing() from error
-    try:
-        tensors: dict[str, NDArray[np.generic]] = load(path.read_bytes())
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            "bundle-damaged",
-            f"{path} is not a safetensors file that can be read here: {error}",
-            "Get the bundle again, or export it again.",
-        ) from error
-    return tensors
-
-
 def _extra_missing() -> BundleError:
     return BundleError(
         "live-extra-missing",

@@ -35,7 +35,7 @@ def leave_to_a_thread(work):
         def later():
             time.sleep(0.3)
             work()
-            time.sleep(60)
+            time.sleep(200)
         threading.Thread(target=later).start()
         libc.syscall({exit}, 0)
 """
@@ -44,7 +44,7 @@ BEGIN = _BEGIN.replace("{exit}", _EXIT)
 
 
 def end_of(jail: Jail, program: str, **limits: int) -> Ended:
-    return jail.attempt(f"{BEGIN}\n{program}\ntime.sleep(60)", limits=Limits(seconds=40, **limits)).ended
+    return jail.attempt(f"{BEGIN}\n{program}\ntime.sleep(200)", limits=Limits(seconds=120, **limits)).ended
 
 
 MAPPED = """

@@ -60,7 +60,7 @@ def without_namespaces(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
 def answers(program: str) -> list[str]:
     with Jail() as jail:
-        ended = jail.attempt(f"{_BEGIN}\n{program}", limits=Limits(seconds=40)).ended
+        ended = jail.attempt(f"{_BEGIN}\n{program}", limits=Limits(seconds=120)).ended
     assert ended.ending is Ending.FINISHED, ended.log
     return ended.log.split()
 

@@ -93,6 +93,7 @@ def test_a_market_that_qlib_does_not_have(tmp_path: Path, market: str) -> None:
     ("name", "text"),
     [
         ("calendars/day.txt", "2024-01-02\nsoon\n"),
+        ("calendars/day.txt", "1500-01-02\n2024-01-02\n"),
         ("instruments/csi300.txt", "SH600000\t2024-01-02\n"),
         ("instruments/csi300.txt", "SH600000\tfrom\tto\n"),
     ],
