@@ -430,6 +430,9 @@ def _prepare_develop(case: Case) -> None:
 @contextmanager
 def _develop_ready(case: Case) -> Iterator[None]:
     """The runner with RD-Agent's own code; the back-test alone is replaced by a fixed result."""
+    # First, so that the start-up hook finds the plugin's runner whole.
+    import rdagent.scenarios.qlib.developer.model_runner  # noqa: F401
+
     from tests.benchmarks import model_loop
     from tests.recorders.forged_recorder import write_recorder
 
