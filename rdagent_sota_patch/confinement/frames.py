@@ -7,6 +7,8 @@ it has values, for each row the position of its day and of its instrument, and t
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +162,18 @@ def _read_days(file: IO[bytes]) -> pd.DatetimeIndex:
     return days
 
 
+def _require_length(file: IO[bytes]) -> None:
+    """See that an array is as long as it says: NumPy makes room for all of it before it reads."""
+    start = file.tell()
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, _, dtype = read(file)
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize > left:
+        raise ValueError(f"an array of {dtype} and shape {shape} in {left} bytes")
+    file.seek(start)
+
+
 def _read_bits(file: IO[bytes], rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
     bits = np.unpackbits(_read_array(file, "u", -(-rows * columns // 8)), count=rows * columns)
     return bits.reshape(rows, columns).astype(bool)
@@ -167,9 +181,10 @@ def _read_bits(file: IO[bytes], rows: int, columns: int) -> np.ndarray[Any, np.d
 
 def _read_array(file: IO[bytes], kinds: str, rows: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
     try:
+        _require_length(file)
         # Not `numpy.load`, which takes other formats for an answer, compressed ones and pickles among them.
         array = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+    except (ValueError, KeyError, EOFError, OSError, MemoryError) as error:
         raise Unreadable(f"it ends early or is damaged: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.ndim != 1:
         raise Unreadable("it holds something else than expected")
