@@ -20,6 +20,7 @@ from rdagent_sota_patch.sessions.workspaces import find_workspace
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rdagent_sota_patch.results.factor_metrics import FactorMetrics
@@ -38,6 +39,8 @@ _COLUMNS = (
 
 _BASIS_POINTS = 10_000
 _WIDE = 110
+_LONGEST_LINE = 2_000
+"""Characters of names on a line: a small log can hold a hundred thousand of them, or one that is endless."""
 _FIGURES = (
     ("IC", "ic_mean", ".3f", True),
     ("t", "ic_t", ".1f", True),
@@ -184,7 +187,7 @@ def _show(session: Session) -> None:
         return
     names = sota_names(session, sota)
     out.print(
-        f"SOTA: loop {sota.loop}, {len(names)} factors: {escape(clean(', '.join(names)))}",
+        f"SOTA: loop {sota.loop}, {len(names)} factors: {escape(clean(_listed(names)))}",
         style="green",
         soft_wrap=True,
     )
@@ -239,16 +242,34 @@ def _subject(experiment: ExperimentRecord) -> str:
 
 def _content(experiment: ExperimentRecord) -> str:
     if experiment.kind is ExperimentKind.MODEL and experiment.model is not None:
-        text = f"{experiment.model.name} ({experiment.model.model_type})"
+        text = _shortened(f"{experiment.model.name} ({experiment.model.model_type})")
         source = experiment.sota_source
         if source:
             factors, features = source.get("sota_factor_count", "?"), source.get("num_features", "?")
             text += f" on {factors} SOTA factors, {features} features"
         return text
-    return ", ".join(
-        factor.name if factor.implemented else f"{factor.name} (code not accepted)"
-        for factor in experiment.factors
+    return _listed(
+        [
+            factor.name if factor.implemented else f"{factor.name} (code not accepted)"
+            for factor in experiment.factors
+        ]
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """As many names as a line may take, and the number of the others."""
+    shown, room = list[str](), _LONGEST_LINE
+    for name in names:
+        room -= len(name) + 2
+        if shown and room < 0:
+            break
+        shown.append(_shortened(name))
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more (--json has all)" if more else "")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
 
 
 def _number(value: float | None) -> str:

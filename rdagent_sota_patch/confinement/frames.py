@@ -182,7 +182,7 @@ def _read_array(
         if version != (1, 0):
             raise ValueError(f"its format is {version}")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except (ValueError, EOFError, OSError, MemoryError, RecursionError) as error:
+    except (ValueError, KeyError, EOFError, OSError, MemoryError, RecursionError) as error:
         raise Unreadable(f"it ends early or is damaged: {error}") from error
     if dtype.kind not in kinds or len(shape) != 1 or dtype.hasobject:
         raise Unreadable("it is damaged, or holds something else than expected")

@@ -14,6 +14,7 @@ import numpy as np
 
 from rdagent_sota_patch.bundle.documents import Importance
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.scoring.booster_text import take_sound_trees
 from rdagent_sota_patch.sessions.inert import Inert
 from rdagent_sota_patch.sessions.thaw import Unthawable, describe
 
@@ -163,7 +164,9 @@ def _cut_off(text: str, rounds: int) -> str:
             "Install what bundles need with: pip install 'rdagent-sota-patch[live]'",
         ) from error
     try:
-        cut: str = lightgbm.Booster(model_str=text).model_to_string(num_iteration=rounds)
-    except lightgbm.basic.LightGBMError as error:
+        # Checked first: LightGBM follows whatever numbers it reads.
+        sound = take_sound_trees(text)
+        cut: str = lightgbm.Booster(model_str=sound).model_to_string(num_iteration=rounds)
+    except (ValueError, lightgbm.basic.LightGBMError) as error:
         raise Unthawable(f"a booster that LightGBM cannot read: {error}") from None
     return cut

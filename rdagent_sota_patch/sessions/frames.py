@@ -82,7 +82,7 @@ def thaw_index(value: object) -> pd.Index:
                 wanted in _MULTI_INDEXES
             ):
                 parts: dict[str, Any] = {
-                    "levels": [thaw_index(level) for level in levels],
+                    "levels": [_level(level) for level in levels],
                     "codes": [_whole_numbers(code) for code in codes],
                     "names": [_name(name) for name in names],
                 }
@@ -102,6 +102,14 @@ def thaw_index(value: object) -> pd.Index:
     except (ValueError, TypeError, OverflowError) as error:
         raise Unthawable(f"a damaged index: {error}") from None
     return index
+
+
+def _level(value: object) -> pd.Index:
+    """A level has no levels itself; pickled so a thousand deep, it would end in a RecursionError."""
+    match value:
+        case Inert(arguments=(type() as cls, *_)) if getattr(cls, "origin", None) in _MULTI_INDEXES:
+            raise Unthawable("an index whose levels have levels")
+    return thaw_index(value)
 
 
 def thaw_frame(value: object) -> pd.DataFrame:

@@ -227,7 +227,10 @@ def _array(array: object) -> list[Any]:
             return thaw_arrow_strings(array.attributes.get("_pa_array"))
         elif array.origin == BACKED_ARRAY:
             match array.state:
-                case (Inert(origin=("pandas", "StringDtype")), Inert() as backing, *_):
+                # Backed by itself, a thousand deep, it would end in a RecursionError.
+                case (Inert(origin=("pandas", "StringDtype")), Inert() as backing, *_) if (
+                    backing.origin != BACKED_ARRAY
+                ):
                     return _array(backing)
     raise Unthawable(f"an array in an unknown form: {describe(array)}")
 

@@ -30,6 +30,7 @@ OTHERS = [
     "$close",
     "Ref($close, -2)/Ref($close, -1) - 1",
     "$close ** 2",
+    "2 ** $close",
     "-$close",
     "If($close > Ref($close, 1), 1, -1)",
     "Mean(($close>$open)&($low<=$high), 5)",

@@ -33,6 +33,23 @@ def test_a_table_is_read(tmp_path: Path) -> None:
     assert frame["f"].tolist()[0] == 1.5
 
 
+def test_an_array_that_is_said_to_be_longer_makes_no_room(tmp_path: Path) -> None:
+    """A header of a hundred bytes may promise gigabytes."""
+    path = tmp_path / "t"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (4 << 30,)}
+        )
+        file.write(b"{}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unreadable, match="larger than|ends early|less than it says"):
+            read_frame(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_survey_is_held_to_what_was_asked(tmp_path: Path) -> None:
     """Another file than those asked for, or one too few, is no answer."""
     first = {"name": "a.h5", "rows": 2, "dated": True, "presence": True, "instruments": ["x"]}

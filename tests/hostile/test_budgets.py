@@ -67,6 +67,19 @@ def test_a_hundred_thousand_factors_of_one_name() -> None:
     assert time.process_time() - start < 10
 
 
+def test_what_is_printed_fits_on_a_screen() -> None:
+    """A hundred thousand names, and a name of a million characters; JSON has them all."""
+    tasks = [Made(*FACTOR_TASK, state={"factor_name": "same"})] * 100_000
+    log_of((factor_experiment("A", sub_tasks=tasks), feedback(True)))
+    printed = inspect().stdout
+    assert "and 99," in printed and "more (--json has all)" in printed
+    assert len(printed) < 10_000
+    long = Made(*FACTOR_TASK, state={"factor_name": "x" * 1_000_000})
+    log_of((factor_experiment("A", sub_tasks=[long]), feedback(True)))
+    assert len(inspect().stdout) < 10_000
+    assert len(inspect("--json").stdout) > 1_000_000
+
+
 @pytest.mark.parametrize(
     "recorded",
     [

@@ -170,6 +170,7 @@ def test_key_covers_what_decides_the_result(
     from datetime import date
 
     from rdagent_sota_patch.plugin import model_runner
+    from rdagent_sota_patch.plugin.traits import installed_traits
 
     def key(sota: Any, experiment: Any) -> str:
         mocker.patch.object(model_runner, "active_sota", return_value=sota)
@@ -183,10 +184,14 @@ def test_key_covers_what_decides_the_result(
     assert key(make_sota(path=elsewhere), make_experiment()) == reference
     other = tmp_path / "other.parquet"
     (pd.read_parquet(table) * 2).to_parquet(other)
-    narrowed = make_experiment()
-    del narrowed.base_features["ROC60"]
-    templates = narrowed.experiment_workspace.file_dict
-    templates[CONFIG_NAME] = templates[CONFIG_NAME].replace('"ROC60"', '"ROC61"')
+    retold, by_template, on_own, on_other_code = (make_experiment() for _ in range(4))
+    by_template.experiment_workspace.file_dict[CONFIG_NAME] += "\n# another template\n"
+    retold.base_features = {**retold.base_features, "ROC60": "Ref($close, 61)/$close"}
+    # A host that has its features in the template takes no others.
+    features_of = installed_traits().features_of
+    told_apart = [retold] if features_of(retold) != features_of(make_experiment()) else []
+    on_own.based_experiments = [own_factors("factor = 1\n")]
+    on_other_code.based_experiments = [own_factors("factor = 2\n")]
     keys = [
         key(make_sota(path=other), make_experiment()),
         key(make_sota(use_alpha=False), make_experiment()),
@@ -194,10 +199,26 @@ def test_key_covers_what_decides_the_result(
         key(sota, make_experiment(training_hyperparameters={"n_epochs": "3"})),
         key(sota, make_experiment(hyperparameters={"hidden": "8"})),
         key(sota, make_experiment(model_type="TimeSeries")),
-        key(sota, narrowed),
+        *(key(sota, each) for each in told_apart),
+        key(sota, by_template),
+        key(sota, on_own),
+        key(sota, on_other_code),
         key(replace(sota, segments=replace(sota.segments, test_start=date(2020, 1, 13))), make_experiment()),
     ]
     assert len({reference, *keys}) == len(keys) + 1
+
+
+def own_factors(code: str) -> Any:
+    """An accepted factor experiment of the run's own, with this code."""
+    from rdagent.components.coder.factor_coder.factor import FactorFBWorkspace, FactorTask
+    from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+
+    task = FactorTask("Own", "", "")
+    workspace = FactorFBWorkspace(target_task=task)
+    workspace.inject_files(**{"factor.py": code})
+    experiment = QlibFactorExperiment(sub_tasks=[task])
+    experiment.sub_workspace_list = [workspace]
+    return experiment
 
 
 def test_own_runner_that_skips_the_factors_is_caught(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import lightgbm
@@ -76,6 +77,34 @@ def test_a_column_never_split_on_has_none() -> None:
     found = read_importance(thaw_booster(inert(booster)), COLUMNS)
     assert [entry.split for entry in found] == [1, 0, 0, 0]
     assert found[0].gain > 0
+
+
+def test_a_split_without_gain_does_not_count() -> None:
+    """As LightGBM has it, in both kinds of importance."""
+    text = thaw_booster(inert(make_booster(rounds=1, num_leaves=3)))
+    gains = re.search(r"^split_gain=(.*)$", text, re.MULTILINE)
+    assert gains is not None
+    first, second = gains[1].split()
+    text = text.replace(f"split_gain={first} {second}", f"split_gain={first} 0")
+    found = {entry.feature: entry for entry in read_importance(text, COLUMNS)}
+    made = lightgbm.Booster(model_str=text)
+    for kind in ("gain", "split"):
+        assert [getattr(found[name], kind) for name in COLUMNS] == made.feature_importance(kind).tolist()
+    assert sum(entry.split for entry in found.values()) == 1
+
+
+def test_a_damaged_booster_is_not_given_to_lightgbm() -> None:
+    """Also where rounds have to be cut off: a child that does not exist would end the process."""
+    booster = make_booster(rounds=7)
+    stopped = inert(booster)
+    stopped.state["best_iteration"] = 3
+    text = stopped.state.get("_handle", "")
+    assert lightgbm.Booster(model_str=thaw_booster(stopped)).num_trees() == 3
+    # As long as before, or the trees' sizes would tell.
+    stopped.state["_handle"] = re.sub(r"^left_child=\d ", "left_child=9 ", text, count=1, flags=re.MULTILINE)
+    assert stopped.state["_handle"] != text
+    with pytest.raises(Unthawable, match="left_child leads out of it"):
+        thaw_booster(stopped)
 
 
 def test_the_number_of_columns_is_checked() -> None:

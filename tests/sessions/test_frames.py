@@ -47,6 +47,18 @@ def test_what_every_pandas_writes_is_read(path: Path, rows: pd.MultiIndex) -> No
     assert thaw_array(read["objects"]).tolist() == ["a", "b"]
 
 
+def test_levels_have_no_levels() -> None:
+    """No pandas writes such an index; a thousand deep, it ended in a RecursionError."""
+    index = pd.MultiIndex.from_tuples([("feature", "x"), ("label", "y")])
+    value = inert(index)
+    for _ in range(2000):
+        outer = inert(index)
+        outer.arguments[1]["levels"][0] = value
+        value = outer
+    with pytest.raises(Unthawable, match="levels have levels"):
+        thaw_index(value)
+
+
 @pytest.mark.parametrize("protocol", [4, 5])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("order", ["C", "F"])

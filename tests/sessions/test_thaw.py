@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdagent_sota_patch.sessions.inert import read_inert
-from rdagent_sota_patch.sessions.thaw import Unthawable, thaw_bool, thaw_metrics, thaw_path, thaw_plain
+from rdagent_sota_patch.sessions.thaw import (
+    Unthawable,
+    _array,
+    thaw_bool,
+    thaw_metrics,
+    thaw_path,
+    thaw_plain,
+)
 
 from .forged import Made, forge
 
@@ -49,6 +56,17 @@ def test_metrics_of_other_types(dtype: str) -> None:
     """Other numeric types become floats."""
     series = pd.Series([1, 0], index=["IC", "ICIR"]).astype(np.dtype(dtype))
     assert thaw_metrics(inert(series)) == {"IC": 1.0, "ICIR": 0.0}
+
+
+def test_text_that_is_backed_by_itself_is_refused() -> None:
+    """A thousand deep, it ended in a RecursionError: texts lie in an array, and in no other texts."""
+    backed = ("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked")
+    value: object = None
+    for _ in range(2):
+        dtype = Made("pandas", "StringDtype")
+        value = Made(*backed, state=(dtype, value, {}))
+    with pytest.raises(Unthawable, match="array in an unknown form"):
+        _array(read_inert(forge(value)))
 
 
 def test_metrics_of_a_slice() -> None:
