@@ -43,13 +43,13 @@ test: $(INSTALLED) ## all tests, those that run the real rdagent and Qlib includ
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-real test-others
 
 test-real: $(INSTALLED)
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -m 'real and not proof'
 
 test-others: $(INSTALLED)
-	@$(BIN)/python -m pytest -m 'not real' >$(VENV)/tests.txt 2>&1; code=$$?; cat $(VENV)/tests.txt; exit $$code
+	@$(BIN)/python -m pytest -m 'not real and not proof' >$(VENV)/tests.txt 2>&1; code=$$?; cat $(VENV)/tests.txt; exit $$code
 
 test-fast: $(INSTALLED) ## the tests that do not run rdagent
-	$(BIN)/python -m pytest -m 'not real'
+	$(BIN)/python -m pytest -m 'not real and not proof'
 
 test-matrix: $(RELEASES:%=test-on-%) ## the tests that meet RD-Agent, on each supported release (or on those in RELEASES="…")
 

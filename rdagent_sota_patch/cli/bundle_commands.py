@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rdagent_sota_patch.audit.windows import LEAST_CUTS
+from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
 from rdagent_sota_patch.cli.output import JsonOption, reports_errors
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
@@ -30,6 +30,13 @@ QlibOption = Annotated[
 KeyOption = Annotated[
     Path | None,
     typer.Option("--key-file", help="The key, at least 32 bytes, that the bundle is signed with."),
+]
+ThoroughOption = Annotated[
+    bool,
+    typer.Option(
+        "--thorough",
+        help=f"Audit with --cuts {THOROUGH_CUTS}: finds rarer looks ahead, and takes some five times as long.",
+    ),
 ]
 TrustOption = Annotated[
     bool,
@@ -119,6 +126,7 @@ def export(
         Path | None,
         typer.Option("--data", help="Audit the factors, too, on this data folder or daily_pv.h5."),
     ] = None,
+    thorough: ThoroughOption = False,
     sign: Annotated[bool, typer.Option("--sign", help="Sign the bundle with the key of --key-file.")] = False,
     key_file: KeyOption = None,
     trust: TrustOption = False,
@@ -137,7 +145,7 @@ def export(
         trust=trust,
         qlib_dir=None if qlib_dir is None else qlib_dir.expanduser(),
     )
-    run_export(ExportFiles(log, target, data, key_file), options, sign, as_json)
+    run_export(ExportFiles(log, target, data, key_file, thorough=thorough), options, sign, as_json)
 
 
 @reports_errors
@@ -246,8 +254,14 @@ def audit(
         typer.Option("--picture", help="Folder for a picture (SVG) of each factor that sees the future."),
     ] = None,
     cuts: Annotated[
-        int, typer.Option("--cuts", min=LEAST_CUTS, help="On how many days to cut the data off.")
+        int,
+        typer.Option(
+            "--cuts",
+            min=LEAST_CUTS,
+            help="On how many days spread over the time to cut the data off; the other cuts grow with it.",
+        ),
     ] = LEAST_CUTS,
+    thorough: ThoroughOption = False,
     timeout: TimeoutOption = _DEFAULTS.seconds,
     memory: MemoryOption = _DEFAULTS.memory_mb,
     jobs: Annotated[
@@ -263,7 +277,7 @@ def audit(
     from rdagent_sota_patch.cli.audit import AuditRequest, run_audit
 
     limits = Limits(seconds=timeout, memory_mb=memory)
-    options = AuditOptions(cuts=cuts, limits=limits)
+    options = AuditOptions(cuts=max(cuts, THOROUGH_CUTS) if thorough else cuts, limits=limits)
     if jobs is not None:
         options = replace(options, jobs=jobs)
     found = data or find_market_data()
