@@ -180,7 +180,7 @@ class _Subject:
         """
         first = min((cut.last_day for cut in self.cuts), default=self.market.days[-1])
         year = self.market.days[min(SHORT, len(self.market.days)) - 1]
-        if 2 * len(self._failed) > len(self.cuts):
+        if 2 * sum(day in self._failed for day in self.market.cuts) > len(self.market.cuts):
             return next(iter(self._failed.values()))
         return next((reason for day, reason in self._failed.items() if day > min(first, year)), "")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from rdagent_sota_patch.audit.auditing import AuditOptions, audit_factors
@@ -43,6 +45,22 @@ def test_the_hard_ones(folder: Path) -> None:
     blamed, passed = wrong_in({**sample, **HARD}, folder, LEAST_CUTS)
     assert blamed == {}
     assert passed == []
+
+
+def test_between_the_cuts_of_a_small_market(tmp_path: Path) -> None:
+    """One halt and one warm-up, which the cuts spread over the time do not meet."""
+    days = pd.bdate_range("2019-01-02", periods=300, name="datetime")
+    stocks = pd.Index([f"SZ{place:06d}" for place in range(1, 7)], name="instrument")
+    steps = np.random.default_rng(1).normal(0, 0.02, (300, 6))
+    close = pd.DataFrame(10 * np.exp(np.cumsum(steps, axis=0)), days, stocks)
+    close.iloc[58:73, 0] = np.nan
+    rows = close.stack(future_stack=True)
+    pd.DataFrame({"$close": rows, "$volume": rows * 1e4}).astype("float32").to_hdf(
+        tmp_path / "daily_pv.h5", key="data"
+    )
+    names = ("SuspensionInterpolated", "WarmUpBackfilled", "Momentum20")
+    bodies = {name: {**LOOK_AHEAD, **HONEST}[name] for name in names}
+    assert wrong_in(bodies, tmp_path / "daily_pv.h5", LEAST_CUTS) == ({}, [])
 
 
 @pytest.mark.proof
