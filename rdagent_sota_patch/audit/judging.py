@@ -195,7 +195,7 @@ class _Subject:
         early = self.market.days[min(EARLY, len(self.market.days)) - 1]
         doubtful = [cut for cut in changed if cut.excess <= NOISE or cut.short or cut.last_day < early]
         if len(doubtful) < len(changed):
-            self.worst = changed[0]
+            self.worst = next(cut for cut in changed if cut not in doubtful)
             return True
         for cut in _doubted(doubtful):
             with self._altered_after(cut.last_day) as run:
