@@ -21,8 +21,8 @@ differ in their last digits. Such a change proves nothing and is not passed over
 NEAR = 5
 """Trading days before a cut within which a value counts as tested by it: without one, a cut shows nothing."""
 
-_SHORT = 250
-"""Values of a stock before the cut; who asks for more rows than that asks for a history, not for a minimum."""
+SHORT = 250
+"""Trading days, a year: code may ask for so much history before it gives a value, and fail or give none below."""
 
 REPEATABLE = 1e-9
 """Likewise for two runs on the same data, and for runs that start on different days: running sums that start
@@ -148,7 +148,7 @@ def _for_want_of_rows(
     before: NDArray[np.float64], after: NDArray[np.float64], differs: NDArray[np.bool_]
 ) -> bool:
     had = ~np.isnan(before)
-    gone = had.any(axis=0) & np.isnan(after).all(axis=0) & (had.sum(axis=0) < _SHORT)
+    gone = had.any(axis=0) & np.isnan(after).all(axis=0) & (had.sum(axis=0) < SHORT)
     if not gone.any():
         return False
     others = differs[:, ~gone]

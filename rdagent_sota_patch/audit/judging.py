@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdagent_sota_patch.audit.comparison import NEAR, NOISE, REPEATABLE, Comparison, compare, compare_ends
+from rdagent_sota_patch.audit.comparison import (
+    NEAR,
+    NOISE,
+    REPEATABLE,
+    SHORT,
+    Comparison,
+    compare,
+    compare_ends,
+)
 from rdagent_sota_patch.audit.lookback import measure_lookback
 from rdagent_sota_patch.audit.panel import EMPTY, Panel, UnusableValues, panel_of
 from rdagent_sota_patch.audit.verdicts import SEEN, FactorVerdict, Power, ReadTable, hash_code
@@ -77,11 +85,12 @@ def judge(name: str, code: str, market: AuditMarket, limits: Limits, *, lookback
     )
     subject = _Subject(code, market, limits)
     try:
-        cuts, tested = _examine(subject)
+        tested = _examine(subject)
     except _CannotJudge as why:
         verdict = verdict.model_copy(update={"reads": _describe_reads(code, subject.asked, market)})
         return _unjudged(verdict, str(why))
     verdict = verdict.model_copy(update={"reads": _describe_reads(code, subject.asked, market)})
+    cuts = sorted(subject.cuts, key=lambda cut: cut.last_day)
     if subject.worst is not None:
         return Finding(_accused(verdict, cuts, subject.worst), tuple(cuts))
     verdict = verdict.model_copy(update={"power": _power_of(cuts, tested, market)})
@@ -103,6 +112,7 @@ class _Subject:
         asked: The given files that it asked for on the whole data.
         full: Its values there.
         worst: The cut that shows it to peek; None for as long as none does.
+        cuts: All that were compared.
     """
 
     def __init__(self, code: str, market: AuditMarket, limits: Limits) -> None:
@@ -112,6 +122,8 @@ class _Subject:
         self.asked: frozenset[str] = frozenset()
         self.full = EMPTY
         self.worst: Comparison | None = None
+        self.cuts: list[Comparison] = []
+        self._failed: dict[np.datetime64, str] = {}
         self._limits = limits
 
     @contextmanager
@@ -147,19 +159,30 @@ class _Subject:
             raise _CannotJudge("It has no value at all on the whole market data.")
         self.full = full
 
-    def compare(
-        self, runs: Sequence[Run], days: Sequence[np.datetime64]
-    ) -> tuple[list[Comparison], list[str]]:
-        """What cuts on these days changed; and where it fails, though not for want of history."""
-        cuts, failures = [], []
+    def compare(self, runs: Sequence[Run], days: Sequence[np.datetime64]) -> list[Comparison]:
+        """What cuts on these days changed; those left out on which it fails, which `failure` tells of."""
+        cuts = []
         for run, day in zip(runs, days, strict=True):
             result = values_of(run)
             if isinstance(result, Panel):
                 cuts.append(compare(self.full, result, day))
-            # Where it has no value before the cut, or little data, it may fail for want of history.
-            elif day >= self.market.cuts[0] and not compare(self.full, EMPTY, day).same:
-                failures.append(f"It fails when the data ends on {_iso(day)}: {result.reason}.")
-        return cuts, failures
+            # Where it has no value before the cut, it may fail.
+            elif not compare(self.full, EMPTY, day).same:
+                self._failed[day] = f"It fails when the data ends on {_iso(day)}: {result.reason}."
+        self.cuts += cuts
+        return cuts
+
+    @property
+    def failure(self) -> str:
+        """That it fails on a cut for another reason than want of history; empty if it does not.
+
+        For want of history it fails below a number of days, which is no more than a year, and never above.
+        """
+        first = min((cut.last_day for cut in self.cuts), default=self.market.days[-1])
+        year = self.market.days[min(SHORT, len(self.market.days)) - 1]
+        if 2 * sum(day in self._failed for day in self.market.cuts) > len(self.market.cuts):
+            return next(iter(self._failed.values()))
+        return next((reason for day, reason in self._failed.items() if day > min(first, year)), "")
 
     @contextmanager
     def _altered_after(self, day: np.datetime64) -> Iterator[Run]:
@@ -172,7 +195,7 @@ class _Subject:
         early = self.market.days[min(EARLY, len(self.market.days)) - 1]
         doubtful = [cut for cut in changed if cut.excess <= NOISE or cut.short or cut.last_day < early]
         if len(doubtful) < len(changed):
-            self.worst = changed[0]
+            self.worst = next(cut for cut in changed if cut not in doubtful)
             return True
         for cut in _doubted(doubtful):
             with self._altered_after(cut.last_day) as run:
@@ -194,12 +217,12 @@ def _doubted(cuts: Sequence[Comparison]) -> list[Comparison]:
     return [*rounding[:1], *[cut for cut in cuts if cut.excess > NOISE][:3]]
 
 
-def _examine(subject: _Subject) -> tuple[list[Comparison], int]:
-    """All cuts, and at how many stocks' own ends nothing changed."""
+def _examine(subject: _Subject) -> int:
+    """Run it on all cuts until one shows that it peeks; at how many stocks' own ends nothing changed."""
     market = subject.market
     subject.examine_whole()
     with subject.run(lambda names: [*market.until(market.cuts, names), market.whole]) as runs:
-        cuts, failures = subject.compare(runs[:-1], market.cuts)
+        cuts = subject.compare(runs[:-1], market.cuts)
         again = values_of(runs[-1])
     repeated = compare(subject.full, EMPTY if isinstance(again, Failure) else again, market.days[-1])
     if repeated.excess > REPEATABLE:
@@ -207,12 +230,24 @@ def _examine(subject: _Subject) -> tuple[list[Comparison], int]:
             f"Two runs on the same data differ in {repeated.share:.2%} of the values: nothing can be proven of it."
         )
     if subject.decide(cuts):
-        return cuts, 0
-    own = [
-        day
-        for day in choose_own_cuts(subject.full, market.days, _days_in(subject.code), market.count)
-        if day not in {*market.cuts, *market.more_cuts}
-    ]
+        return 0
+    tested, suspects = _examine_closely(subject)
+    if subject.worst is None and suspects:
+        with subject.run(lambda names: [market.own_cut(day, names) for day in suspects]) as runs:
+            subject.decide(subject.compare(runs, suspects))
+    if subject.worst is None and subject.failure:
+        raise _CannotJudge(subject.failure)
+    return tested
+
+
+def _examine_closely(subject: _Subject) -> tuple[int, tuple[np.datetime64, ...]]:
+    """Run it on further cuts and on each stock's own ends: at how many ends nothing changed, and which days the others
+    make suspicious.
+    """
+    market = subject.market
+    known = {*market.cuts, *market.more_cuts}
+    chosen = choose_own_cuts(subject.full, market.days, _days_in(subject.code), market.count)
+    own = [day for day in chosen if day not in known]
     tested, suspects = 0, []
     with subject.run(
         lambda names: [
@@ -222,28 +257,17 @@ def _examine(subject: _Subject) -> tuple[list[Comparison], int]:
         ]
     ) as runs:
         days = [*market.more_cuts, *own]
-        more, failed = subject.compare(runs[: len(days)], days)
+        cuts = subject.compare(runs[: len(days)], days)
         for run, ends in zip(runs[len(days) :], market.ends, strict=True):
             result = values_of(run)
             if isinstance(result, Panel):
                 found = compare_ends(subject.full, result, market.by_stock(ends), market.days)
                 tested += found.tested
                 suspects.append(found.suspects)
-    cuts, failures = [*cuts, *more], [*failures, *failed]
-    if subject.decide(more):
-        return cuts, tested
-    if failures:
-        raise _CannotJudge(failures[0])
-    asked = {cut.last_day for cut in cuts}
-    rarest = [day for turn in zip_longest(*suspects) for day in turn if day is not None and day not in asked]
-    confirmed = list(dict.fromkeys(rarest))[: max(4, market.count // 2)]
-    if confirmed:
-        with subject.run(lambda names: [market.own_cut(day, names) for day in confirmed]) as runs:
-            more, failures = subject.compare(runs, confirmed)
-        cuts += more
-        if not subject.decide(more) and failures:
-            raise _CannotJudge(failures[0])
-    return cuts, tested
+    subject.decide(cuts)
+    in_turn = [day for turn in zip_longest(*suspects) for day in turn if day is not None]
+    unasked = [day for day in dict.fromkeys(in_turn) if day not in known.union(own)]
+    return tested, tuple(unasked[: max(4, market.count // 2)])
 
 
 def _days_in(code: str) -> list[np.datetime64]:

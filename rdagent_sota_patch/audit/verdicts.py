@@ -44,8 +44,8 @@ class Power(_Document):
     """What an audit would have found of a factor in which it found nothing, with 95 %.
 
     A peek that shows in a share ``p`` of all places shows in one at least of ``n`` with probability
-    ``1 - (1 - p) ** n``. For 95 % that makes ``p = 1 - 0.05 ** (1 / n)``, about ``3 / n``: the rule of three (Hanley and
-    Lippman-Hand, JAMA 249, 1983). It holds for places drawn by lot; these are chosen where peeks are likelier to show.
+    ``1 - (1 - p) ** n``. For 95 % that makes ``p = 1 - 0.05 ** (1 / n)``, about ``3 / n``: the rule of three (Hanley
+    and Lippman-Hand, JAMA 249, 1983). It holds for places drawn by lot; these are where peeks are likelier to show.
 
     Attributes:
         cuts: Days on which the data was cut off, with a value of the factor shortly before.

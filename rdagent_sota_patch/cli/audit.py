@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,10 +40,10 @@ from rdagent_sota_patch.settings import load_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rdagent_sota_patch.audit.verdicts import FactorVerdict
+    from rdagent_sota_patch.audit.verdicts import FactorVerdict, Power
     from rdagent_sota_patch.bundle.opening import Bundle
 
-_JSON_FIELDS = {"name", "causal", "changed_share", "max_change", "lookback_days", "reads", "reason"}
+_JSON_FIELDS = {"name", "causal", "changed_share", "max_change", "lookback_days", "reads", "reason", "power"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,23 @@ def _show(audited: Audited, pictures: list[Path]) -> None:
                 Text.assemble(mark, f"{clean(verdict.name)}: {clean(verdict.reason)}"),
                 soft_wrap=True,
             )
+    if powers := [verdict.power for verdict in audit.factors if verdict.power is not None]:
+        out.print(describe_power(powers), soft_wrap=True)
     for path in pictures:
         out.print(clean(path), markup=False, soft_wrap=True)
+
+
+def describe_power(powers: Sequence[Power]) -> str:
+    """What "yes" means: which peeks would have been found in each of the factors, and which may be there."""
+    days = max(power.days_share for power in powers)
+    rows = max(power.rows_share for power in powers)
+    cuts = min(power.cuts for power in powers)
+    values = min(power.rows for power in powers)
+    return (
+        f"yes: nothing changed on {cuts} cuts or more and in {values:,} values before them. A look ahead that changes "
+        f"values, by however little, on {days:.1%} of the days, or stock by stock in {rows:.2%} of the values, would "
+        "have been found with 95 %. A rarer one may be missed; --thorough, or more --cuts, leave less room for it."
+    )
 
 
 def _files_of(verdict: FactorVerdict) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rdagent_sota_patch.audit.windows import LEAST_CUTS
+from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
 from rdagent_sota_patch.cli.output import JsonOption, find_market_data, reports_errors
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
@@ -29,6 +29,13 @@ QlibOption = Annotated[
 KeyOption = Annotated[
     Path | None,
     typer.Option("--key-file", help="The key, at least 32 bytes, that the bundle is signed with."),
+]
+ThoroughOption = Annotated[
+    bool,
+    typer.Option(
+        "--thorough",
+        help=f"Audit with --cuts {THOROUGH_CUTS}: finds rarer looks ahead, and takes some five times as long.",
+    ),
 ]
 TrustOption = Annotated[
     bool,
@@ -112,6 +119,7 @@ def export(
             "on what FACTOR_CoSTEER_DATA_FOLDER names are taken over.",
         ),
     ] = None,
+    thorough: ThoroughOption = False,
     sign: Annotated[bool, typer.Option("--sign", help="Sign the bundle with the key of --key-file.")] = False,
     key_file: KeyOption = None,
     trust: TrustOption = False,
@@ -130,7 +138,7 @@ def export(
         trust=trust,
         qlib_dir=None if qlib_dir is None else qlib_dir.expanduser(),
     )
-    run_export(ExportFiles(log, target, data, key_file), options, sign, as_json)
+    run_export(ExportFiles(log, target, data, key_file, thorough=thorough), options, sign, as_json)
 
 
 @reports_errors
@@ -239,8 +247,14 @@ def audit(
         typer.Option("--picture", help="Folder for a picture (SVG) of each factor that sees the future."),
     ] = None,
     cuts: Annotated[
-        int, typer.Option("--cuts", min=LEAST_CUTS, help="On how many days to cut the data off.")
+        int,
+        typer.Option(
+            "--cuts",
+            min=LEAST_CUTS,
+            help="On how many days spread over the time to cut the data off; the other cuts grow with it.",
+        ),
     ] = LEAST_CUTS,
+    thorough: ThoroughOption = False,
     timeout: TimeoutOption = _DEFAULTS.seconds,
     memory: MemoryOption = _DEFAULTS.memory_mb,
     jobs: Annotated[
@@ -259,7 +273,7 @@ def audit(
     from rdagent_sota_patch.cli.audit import AuditRequest, run_audit
 
     limits = Limits(seconds=timeout, memory_mb=memory)
-    options = AuditOptions(cuts=cuts, limits=limits, trust=trust)
+    options = AuditOptions(cuts=max(cuts, THOROUGH_CUTS) if thorough else cuts, limits=limits, trust=trust)
     if jobs is not None:
         options = replace(options, jobs=jobs)
     found = data or find_market_data()

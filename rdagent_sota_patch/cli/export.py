@@ -46,12 +46,14 @@ class ExportFiles:
     Attributes:
         data: The factors' data folder, or ``daily_pv.h5``; with it the factors are audited.
         key_file: Signs the manifest.
+        thorough: Whether to audit on many more cuts.
     """
 
     log: Path
     target: Path
     data: Path | None
     key_file: Path | None
+    thorough: bool = False
 
 
 def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: bool) -> None:
@@ -69,6 +71,7 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     with _status() as report:
         if files.data is not None:
             from rdagent_sota_patch.audit.auditing import AuditOptions, examine_factors
+            from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
 
             tell_of_open_ways()
 
@@ -76,7 +79,7 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
             audited = examine_factors(
                 codes,
                 files.data,
-                AuditOptions(trust=options.trust),
+                AuditOptions(THOROUGH_CUTS if files.thorough else LEAST_CUTS, trust=options.trust),
                 report=lambda name, done, all_: report(f"auditing, {done} of {all_} factors"),
             )
             print_problems(audited.notices, style="yellow", mark="!")

@@ -1,8 +1,8 @@
 """What runs *inside* the jail so that ``multiprocessing`` works there: its locks and semaphores, made of pipes.
 
-Those of the standard library are named semaphores in shared memory, which the jail keeps closed: it belongs to no process,
-so that no limit would count it. A pipe does as well between forks. It holds a byte for each time the semaphore can
-be acquired.
+Those of the standard library are named semaphores in shared memory, which the jail keeps closed: it belongs to no
+process, so that no limit would count it. A pipe does as well between forks. It holds a byte for each time the semaphore
+can be acquired.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class PipeSemaphore:
 def make_locks_of_pipes() -> None:
     """From now on ``multiprocessing`` forks, and takes these."""
     import multiprocessing.context
-    import multiprocessing.synchronize as synchronize
+    from multiprocessing import synchronize
 
     contexts: Any = multiprocessing.context
     contexts._default_context._default_context = multiprocessing.get_context("fork")

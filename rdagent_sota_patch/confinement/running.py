@@ -2,7 +2,8 @@
 
 Each run is a fork with a folder of its own, for temporary files as well: pandas is imported once, nothing that the code
 leaves in its modules reaches the next run, and it may end in any way. When it has ended, so has all it started, and
-only then is its result read. Beside it in the jail are the files `inside`, `asked` and `locks`; it imports nothing else of ours.
+only then is its result read. Beside it in the jail are the files `inside`, `asked` and `locks`; it imports nothing else
+of ours.
 """
 
 from __future__ import annotations

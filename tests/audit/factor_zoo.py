@@ -153,3 +153,15 @@ def write_market(path: Path, stocks: int = 30, days: int = 300) -> pd.DataFrame:
     frame = frame.astype("float32").sort_index()
     frame.to_hdf(path, key="data")
     return frame
+
+
+def write_folder(folder: Path) -> None:
+    """A data folder: that market, a second daily table of the same rows, and reports of each stock every 60 days."""
+    frame = write_market(folder / "daily_pv.h5")
+    frame[["$volume"]].rename(columns={"$volume": "mf_net"}).to_parquet(folder / "static_factors.parquet")
+    close = frame["$close"].unstack("instrument").ffill().bfill()
+    reports = pd.concat(
+        close.iloc[10 + place % 7 :: 60, [place]].stack().rename("profit") for place in range(close.shape[1])
+    )
+    reports.index.names = ["trade_date", "instrument"]
+    reports.sort_index().reset_index().to_csv(folder / "reports.csv", index=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +15,7 @@ from rdagent_sota_patch.audit.auditing import AuditOptions, audit_factors
 from rdagent_sota_patch.audit.market import prepare_market
 from rdagent_sota_patch.audit.verdicts import Audit, FactorVerdict
 from rdagent_sota_patch.confinement.factors import run_trials
+from rdagent_sota_patch.confinement.jail import Jail
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.prediction.mined import MinedFactor, cut_histories, run_mined
@@ -24,41 +28,64 @@ def by_name(audit: Audit) -> dict[str, FactorVerdict]:
     return {verdict.name: verdict for verdict in audit.factors}
 
 
-@pytest.fixture(scope="module")
-def verdicts(market_file: Path) -> dict[str, FactorVerdict]:
-    codes = codes_of({**LOOK_AHEAD, **HONEST})
-    return by_name(audit_factors(codes, market_file, AuditOptions(limits=QUICK, jobs=2, lookback=False)))
+def test_a_peek_and_an_honest_factor(market_file: Path) -> None:
+    """A past that changes without its future saw it; and the verdict on the other says what would have been found."""
+    codes = codes_of({"NextClose": LOOK_AHEAD["NextClose"], "RankByDay": HONEST["RankByDay"]})
+    audit = audit_factors(codes, market_file, AuditOptions(limits=QUICK, jobs=2, lookback=False))
+    peek, honest = audit.factors
+    assert (peek.name, peek.causal, peek.power, peek.lookback_days) == ("NextClose", False, None, None)
+    assert 0 < peek.changed_share <= 1
+    assert peek.earliest_day is not None
+    assert "data ends on" in peek.reason
+    assert (honest.causal, honest.changed_share, honest.max_change, honest.reason) == (True, 0.0, 0.0, "")
+    assert honest.earliest_day is None
+    assert honest.power is not None
+    assert 15 <= honest.power.cuts <= 40
+    assert honest.power.days_share == pytest.approx(1 - 0.05 ** (1 / honest.power.cuts), abs=1e-6)
+    assert honest.power.rows > 20 * honest.power.cuts
 
 
-def test_the_zoo_is_large_enough() -> None:
-    """A dozen of each kind at least, and none in both."""
-    assert len(LOOK_AHEAD) >= 12
-    assert len(HONEST) >= 12
-    assert not LOOK_AHEAD.keys() & HONEST.keys()
+def test_each_file_is_cut_once_for_all_factors(
+    market_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What several factors are cut at is read from the file once, and no factor's reading of it is among these."""
+    cuttings: list[str] = []
+    attempt = Jail.attempt
+
+    def note(self: Jail, program: str, **how: Any) -> Any:
+        cuttings.extend(re.findall(r"^cut\((.*)\)$", program, re.MULTILINE))
+        return attempt(self, program, **how)
+
+    monkeypatch.setattr(Jail, "attempt", note)
+    options = AuditOptions(limits=QUICK, jobs=2, lookback=False)
+    codes = codes_of({f"Same{number}": HONEST["Momentum20"] for number in range(3)})
+    audit_factors(codes, market_file, options)
+    # Once for the cuts spread over the time, once for the special ones, once for ends of the stocks' own.
+    assert len(cuttings) == 3
+    targets = [copy for plan in cuttings for copies in ast.literal_eval(plan).values() for copy in copies]
+    kinds = [(copy["end"], copy["ends"], copy["altered_after"]) for copy in targets]
+    assert len(kinds) == len(set(kinds))
 
 
-@pytest.mark.parametrize("name", LOOK_AHEAD)
-def test_look_ahead_is_caught(verdicts: dict[str, FactorVerdict], name: str) -> None:
-    """A past that changes without its future saw it."""
-    verdict = verdicts[name]
-    assert verdict.causal is False
-    assert 0 < verdict.changed_share <= 1
-    assert verdict.earliest_day is not None
-    assert verdict.lookback_days is None
-    assert "data ends on" in verdict.reason
-
-
-@pytest.mark.parametrize("name", HONEST)
-def test_honest_factors_are_not_accused(verdicts: dict[str, FactorVerdict], name: str) -> None:
-    """Long memory, cross-sections, rounding and files of its own are no look-ahead."""
-    verdict = verdicts[name]
-    assert (verdict.causal, verdict.changed_share, verdict.max_change, verdict.reason) == (True, 0.0, 0.0, "")
-    assert verdict.earliest_day is None
-
-
-def test_verdicts_come_in_the_order_that_was_asked_for(verdicts: dict[str, FactorVerdict]) -> None:
-    """Whichever is done first."""
-    assert list(verdicts) == [*LOOK_AHEAD, *HONEST]
+def test_a_pool_of_processes_is_run(market_file: Path) -> None:
+    """Judged like the code without it: nothing is said of a factor but what it does."""
+    body = (
+        "from {module} import {name}\n"
+        "def work(rows):\n"
+        "    return {work}\n"
+        "with {name}(2) as pool:\n"
+        "    factor = pd.concat(pool.map(work, [r for _, r in close.groupby(level='instrument')])).sort_index()"
+    )
+    honest, peek = "rows.rolling(5).mean()", "rows.shift(-1)"
+    pools = {"Pool": "multiprocessing", "ProcessPoolExecutor": "concurrent.futures"}
+    bodies = {
+        f"{name} {work}": body.format(module=module, name=name, work=work)
+        for name, module in pools.items()
+        for work in (honest, peek)
+    }
+    options = AuditOptions(limits=QUICK, jobs=2, lookback=False)
+    for verdict in audit_factors(codes_of(bodies), market_file, options).factors:
+        assert verdict.causal is (honest in verdict.name), verdict
 
 
 def test_lookback_is_found_to_the_day(market_file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rdagent_sota_patch.audit.verdicts import (
     SEEN,
     Audit,
     FactorVerdict,
+    Power,
     find_unproven,
     hash_code,
     read_verdicts,
@@ -47,6 +49,19 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "daily_pv.h5"
     path.write_bytes(b"prices")
     return path
+
+
+def test_what_would_have_been_found_follows_from_the_number_of_places(tmp_path: Path) -> None:
+    """About three through their number; nothing for none. What an older version wrote without it is read."""
+    power = Power.of(cuts=24, rows=0)
+    assert (power.days_share, power.rows_share) == (pytest.approx(0.1173, abs=1e-4), 1.0)
+    with_it = audit(verdict("A", "a").model_copy(update={"power": power}))
+    write_verdicts(with_it, tmp_path / "audit.json")
+    assert read_verdicts(tmp_path / "audit.json") == with_it
+    older = json.loads((tmp_path / "audit.json").read_text())
+    del older["factors"][0]["power"]
+    (tmp_path / "audit.json").write_text(json.dumps(older))
+    assert read_verdicts(tmp_path / "audit.json").factors[0].power is None
 
 
 def test_verdicts_come_back_as_they_were_written(tmp_path: Path) -> None:

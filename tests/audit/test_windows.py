@@ -61,8 +61,8 @@ def places_of(days: object) -> list[int]:
 
 
 def test_special_cuts_are_early_in_gaps_and_at_ends_of_months() -> None:
-    """After 10 and 40 rows, on the last day of the longest gap, on last days of months and quarters; more with more cuts."""
-    gaps = {place: 1 for place in (*range(300, 315), *range(500, 503))}
+    """After 10 and 40 rows, on last days of gaps, months and quarters; more of them with more cuts."""
+    gaps = dict.fromkeys((*range(300, 315), *range(500, 503)), 1)
     found = places_of(choose_special_cuts(market(lacking=gaps), 8))
     assert {9, 39, 314, 502} <= set(found)
     months = [pd.Timestamp(CALENDAR[place]).month for place in found]
@@ -82,7 +82,7 @@ def test_a_gap_of_single_numbers_counts_as_well() -> None:
 
 
 def test_each_stock_ends_on_days_of_its_own() -> None:
-    """First in its first weeks, then in its gap, then evenly over its listing; never before its second or on its last day."""
+    """First in its first weeks, then in its gap, then evenly over its listing; never on its last day."""
     there = np.ones((1000, 40), dtype=bool)
     there[:400, 3] = False
     there[600:620, 7] = False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.benchmarks import (
+    audit,
     downloads,
     factor_table,
     inspection,
@@ -41,6 +42,7 @@ NAMES = (
     "model_loop",
     "shipping",
     "prediction",
+    "audit",
 )
 _PROGRESS = Console(stderr=True)
 
@@ -97,6 +99,9 @@ def measure_all(folder: Path, names: Sequence[str]) -> list[Comparison]:
     if "prediction" in names:
         with _doing("predicting a day of 5,000 stocks, which takes minutes"):
             comparisons += prediction.measure(folder)
+    if "audit" in names:
+        with _doing(f"auditing {audit.FACTORS} factors"):
+            comparisons += audit.measure(folder)
     return comparisons
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,21 @@ def test_json_is_exactly_what_is_documented(
     prices = ["$open", "$close", "$high", "$low", "$volume", "$factor"]
     reads = [{"name": "daily_pv.h5", "columns": [name for name in prices if name in code], "dated": True}]
     factors = [{"name": name, **expected, "reads": reads} for name in names]
-    assert json.loads(capsys.readouterr().out) == {"factors": factors, "notices": []}
+    printed = json.loads(capsys.readouterr().out)
+    powers = [factor.pop("power") for factor in printed["factors"]]
+    assert printed == {"factors": factors, "notices": []}
+    assert all(set(power) == {"cuts", "rows", "days_share", "rows_share"} for power in powers)
+
+
+def test_what_yes_means_is_said(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which look ahead would have been found, in the words of the field."""
+    folder, _ = bundle_of(tmp_path / "bundle", HONEST["RankByDay"], HONEST["RankByDay"])
+    assert audit(folder, data) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"on \d+\.\d% of the days, or stock by stock in \d+\.\d\d% of the values, would have been found", said
+    )
+    assert "--thorough" in said
 
 
 def test_a_factor_without_code_is_an_error(

@@ -123,3 +123,34 @@ def test_a_date_that_is_none_is_named(tmp_path: Path) -> None:
     pd.DataFrame({"datetime": ["2024-01-01", "soon"], "x": [1.0, 2.0]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(inside.Unfit, match="'datetime' should hold dates, and holds 'soon'"):
         inside.survey_file(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kind", ["hdf", "parquet", "csv"])
+def test_each_stock_can_end_on_a_day_of_its_own(tmp_path: Path, kind: str) -> None:
+    """A stock that is not named is kept whole, and so is every row without a stock."""
+    days = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-03"])
+    index = pd.MultiIndex.from_product([days, ["a", "b"]], names=["datetime", "instrument"])
+    frame = pd.DataFrame({"x": np.arange(6.0)}, index=index)
+    write = {
+        "hdf": lambda path: frame.to_hdf(path, key="data"),
+        "parquet": frame.to_parquet,
+        "csv": frame.to_csv,
+    }[kind]
+    name = {"hdf": "t.h5", "parquet": "t.parquet", "csv": "t.csv"}[kind]
+    write(tmp_path / name)
+    target = tmp_path / f"cut-{name}"
+    copy = {"target": str(target), "start": None, "end": None, "altered_after": None}
+    inside.cut_file(tmp_path / name, name, [{**copy, "ends": [["a", "2024-01-02"], ["other", "2024-01-01"]]}])
+    read = {"hdf": pd.read_hdf, "parquet": pd.read_parquet, "csv": pd.read_csv}[kind]
+    assert read(target)["x"].tolist() == [0, 1, 2, 3, 5]
+
+
+def test_texts_are_altered_to_numbers(tmp_path: Path) -> None:
+    """And not to what NumPy calls them."""
+    (tmp_path / "t.csv").write_text("datetime,instrument,x\n2024-01-01,a,1\n2024-01-02,a,2\n")
+    copy = {"start": None, "end": None, "altered_after": "2024-01-01", "ends": ()}
+    inside.cut_file(tmp_path / "t.csv", "t.csv", [{**copy, "target": str(tmp_path / "out.csv")}])
+    altered = pd.read_csv(tmp_path / "out.csv")["x"]
+    assert altered[0] == 1
+    assert altered[1] != 2
+    assert altered.dtype == "float64"

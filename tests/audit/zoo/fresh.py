@@ -30,7 +30,9 @@ LOOK_AHEAD: dict[str, str] = {
         "age = pd.Series((when - first).days, close.index)\n"
         "factor = close / by_stock(close).transform('first') - age / age.max()"
     ),
-    "FreshAutoScale": "factor = long(wide.pct_change(5, fill_method=None) / wide.pct_change(5, fill_method=None).abs().max())",
+    "FreshAutoScale": (
+        "momentum = wide.pct_change(5, fill_method=None)\nfactor = long(momentum / momentum.abs().max())"
+    ),
     "FreshOutlierRemoved": (
         "returns = by_stock(close).pct_change(fill_method=None)\n"
         "limit = returns.abs().quantile(0.999)\n"
@@ -178,7 +180,7 @@ HONEST: dict[str, str] = {
         "    return rows.rolling(7).std()\n"
         "if __name__ == '__main__':\n"
         "    with Pool(2) as pool:\n"
-        "        factor = pd.concat(pool.map(work, [rows for _, rows in close.groupby(level='instrument')])).sort_index()"
+        "        factor = pd.concat(pool.map(work, [r for _, r in close.groupby(level='instrument')])).sort_index()"
     ),
     "FreshThreads": (
         "from concurrent.futures import ThreadPoolExecutor\n"
@@ -200,7 +202,10 @@ HONEST: dict[str, str] = {
         "    out[t] = r[t] - (r[t] @ v[0]) * v[0]\n"
         "factor = long(pd.DataFrame(out, wide.index, wide.columns))"
     ),
-    "FreshExpandingQuantile": "factor = (close > by_stock(close).transform(lambda r: r.expanding(20).quantile(0.9))).astype(int)",
+    "FreshExpandingQuantile": (
+        "level = by_stock(close).transform(lambda r: r.expanding(20).quantile(0.9))\n"
+        "factor = (close > level).astype(int)"
+    ),
     "FreshTimeToGap": "factor = close.index.to_series().map(lambda at: at[0].dayofyear).astype(float) * 0 + close",
     "FreshEwmVol": (
         "r = by_stock(np.log(close)).diff()\n"

@@ -7,8 +7,8 @@ ALPHAS: dict[str, str] = {
         "returns = by_stock(close).pct_change(fill_method=None)\n"
         "spread = by_stock(returns).transform(lambda rows: rows.rolling(20).std())\n"
         "base = close.where(returns >= 0, spread) ** 2\n"
-        "factor = by_day(by_stock(base).transform(lambda rows: rows.rolling(5).apply(np.argmax, raw=True))).rank(pct=True)"
-        " - 0.5"
+        "factor = by_day(by_stock(base).transform(lambda rows: rows.rolling(5).apply(np.argmax, raw=True)))"
+        ".rank(pct=True) - 0.5"
     ),
     "Alpha002": (
         "first = by_day(by_stock(np.log(volume)).diff(2)).rank(pct=True)\n"
@@ -25,7 +25,8 @@ ALPHAS: dict[str, str] = {
     "Alpha101": "factor = (close - data['$open']) / (data['$high'] - data['$low'] + 0.001)",
     "Decay": (
         "weights = np.arange(1, 11) / 55\n"
-        "factor = by_stock(close).transform(lambda rows: rows.rolling(10).apply(lambda v: v @ weights, raw=True)) / close"
+        "mean = by_stock(close).transform(lambda rows: rows.rolling(10).apply(lambda v: v @ weights, raw=True))\n"
+        "factor = mean / close"
     ),
 }
 
