@@ -43,7 +43,7 @@ def test_an_array_that_is_said_to_be_longer_makes_no_room(tmp_path: Path) -> Non
         file.write(b"{}")
     tracemalloc.start()
     try:
-        with pytest.raises(Unreadable, match="larger than|ends early|less than it says"):
+        with pytest.raises(Unreadable, match=r"larger than|less than it says"):
             read_frame(path)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
