@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from rdagent_sota_patch.bundle.documents import PREDICTIONS_NAME, REPLAY_NAME, SLICE_NAME, ReplayNotes
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.factors.reading import open_parquet, unreadable
+from rdagent_sota_patch.factors.reading import iterate_batches, open_parquet, unreadable
 from rdagent_sota_patch.factors.schema import INDEX, parse_schema
 from rdagent_sota_patch.prediction.alpha import alpha_request, compute_alpha
 from rdagent_sota_patch.prediction.features import join_features, no_rows, order_columns
@@ -265,15 +265,11 @@ def read_days(table: Path, days: pd.DatetimeIndex, names: Sequence[str] | None =
     """
     with open_parquet(table) as file:
         schema = parse_schema(file, table)
-    if schema.datetime is None or schema.instrument is None:
-        raise unreadable(table, "it has no index of datetime and instrument")
-    wanted_columns = [column for column in schema.columns if names is None or column.name in names]
-    fields = [schema.datetime, schema.instrument, *(column.field for column in wanted_columns)]
-    try:
-        wanted = pa.array(days.to_numpy()).cast(pq.read_schema(table).field(schema.datetime).type)
-        read = pq.read_table(table, columns=fields, filters=[(schema.datetime, "in", wanted)])
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise unreadable(table, error) from error
+        if schema.datetime is None or schema.instrument is None:
+            raise unreadable(table, "it has no index of datetime and instrument")
+        wanted_columns = [column for column in schema.columns if names is None or column.name in names]
+        fields = [schema.datetime, schema.instrument, *(column.field for column in wanted_columns)]
+        read = _read_rows(file, table, fields, schema.datetime, days)
     columns: dict[str, Any] = {column.name: read.column(column.field).to_numpy() for column in wanted_columns}
     index = pd.MultiIndex.from_arrays(
         [
@@ -284,6 +280,28 @@ def read_days(table: Path, days: pd.DatetimeIndex, names: Sequence[str] | None =
     )
     frame: pd.DataFrame = pd.DataFrame(columns, index=index)
     return frame
+
+
+def _read_rows(file: Any, table: Path, fields: list[str], field: str, days: pd.DatetimeIndex) -> Any:
+    """The rows of some days; batch by batch, since a row group may be as large as the table."""
+    try:
+        wanted = pa.array(days.to_numpy()).cast(file.schema_arrow.field(field).type)
+    except pa.ArrowException as error:
+        raise unreadable(table, error) from error
+
+    def chosen(batch: Any) -> Any:
+        return pc.is_in(batch.column(batch.schema.get_field_index(field)), value_set=wanted)
+
+    groups = [
+        group
+        for group in range(file.metadata.num_row_groups)
+        if any(
+            pc.any(chosen(batch)).as_py() for batch in iterate_batches(file, table, [field], groups=[group])
+        )
+    ]
+    batches = [batch.filter(chosen(batch)) for batch in iterate_batches(file, table, fields, groups=groups)]
+    schema = batches[0].schema if batches else file.schema_arrow
+    return pa.Table.from_batches([batch for batch in batches if batch.num_rows], schema)
 
 
 def _provider_of(trained: TrainedModel) -> Path:

@@ -85,9 +85,14 @@ def iterate_column(file: Any, path: Path, field: str) -> Iterator[Any]:
 
 
 def iterate_batches(
-    file: Any, path: Path, fields: Sequence[str] | None = None, *, rows: int = BATCH_ROWS
+    file: Any,
+    path: Path,
+    fields: Sequence[str] | None = None,
+    *,
+    rows: int = BATCH_ROWS,
+    groups: Sequence[int] | None = None,
 ) -> Iterator[Any]:
-    """Yield record batches of at most ``rows`` rows that hold ``fields`` at least; all fields without.
+    """Yield record batches of at most ``rows`` rows that hold ``fields`` at least; all fields, all row groups without.
 
     pyarrow takes a field name for a path into nested columns, so ``a`` brings ``a.b`` along.
 
@@ -95,7 +100,7 @@ def iterate_batches(
         TableError: ``table-unreadable``.
     """
     columns = None if fields is None else list(fields)
-    batches = file.iter_batches(rows, columns=columns, use_threads=False)
+    batches = file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
     while True:
         # Around the reading alone: what the caller does with a batch has errors of its own.
         try:
