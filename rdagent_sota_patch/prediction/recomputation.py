@@ -90,13 +90,17 @@ def recompute(
         if table is not None:
             problems += find_missing_data(factors, table, days[-1])
         if table is not None and not problems:
-            stocks = shipped.index.get_level_values("instrument").unique()
             problems += find_gaps(table, calendar, table.days[table.days < days[-1]], days[-1])
-            problems += find_rows_of_one(table, market.qlib_dir, stocks, 0, days[-1])
         if problems:
             raise BundleError.of(problems)
-        for notice in () if table is None else table.find_notices():
-            tell(notice)
+        if table is not None:
+            # The back-test may have been made on just these rows: its scores decide.
+            stocks = shipped.index.get_level_values("instrument").unique()
+            for notice in (
+                *table.find_notices(),
+                *find_rows_of_one(table, market.qlib_dir, stocks, 0, days[-1]),
+            ):
+                tell(notice)
         first = int(calendar.searchsorted(days[0])) - steps + 1
         scorer = load_scorer(bundle, trust=chosen.trust, limits=chosen.limits)
         computed = compute_features(

@@ -213,9 +213,16 @@ def test_computed_anew_from_market_data(name: str, trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("name", ["left", "outer"])
-def test_a_new_day_of_stocks_with_the_exchange_at_the_end(name: str, trained: Trained) -> None:
+def test_a_new_day_of_stocks_with_the_exchange_at_the_end(
+    name: str, trained: Trained, tmp_path: Path
+) -> None:
     """Scored are the market's stocks, as Qlib's instruments file writes them."""
     bundle = open_bundle(trained.export(name).folder)
-    prediction = predict_day(bundle, trained.files, PredictOptions(date(2020, 12, 21)), lambda *_: None)
+    options = PredictOptions(date(2020, 12, 21))
+    with pytest.raises(SotaError, match="3 stocks"):  # Which lack days in the data that it was trained on.
+        predict_day(bundle, trained.files, options, lambda *_: None)
+    trained.market.frame().sort_index().to_hdf(tmp_path / "daily_pv.h5", key="data")
+    files = MarketFiles(tmp_path / "daily_pv.h5", trained.files.qlib_dir)
+    prediction = predict_day(bundle, files, options, lambda *_: None)
     assert sorted(prediction.scores.index) == sorted(trained.market.instruments[:MEMBERS])
     assert prediction.left_out == {}

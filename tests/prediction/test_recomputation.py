@@ -90,18 +90,24 @@ def test_needs_the_predictions(tmp_path: Path, made: MadeMarket) -> None:
     assert raised.value.slug == "no-replay"
 
 
-def test_an_older_day_or_row_that_one_source_lacks_is_an_error(tmp_path: Path, made: MadeMarket) -> None:
-    """The difference is told as what it is, and no factor is run for it."""
+def test_an_older_day_or_row_that_one_source_lacks(tmp_path: Path, made: MadeMarket) -> None:
+    """A day is an error, before any factor is run; of a stock's row it is told, and the scores decide."""
     assert made.files.data is not None
     bundle = open_bundle(make_bundle(tmp_path / "bundle").folder)
+    market = MarketFiles(tmp_path / "daily_pv.h5", made.files.qlib_dir)
     frame = pd.read_hdf(made.files.data, key="data")
     stocks, days = (frame.index.get_level_values(name) for name in ("instrument", "datetime"))
-    for lacking in (days == "2020-08-12", (days == "2020-08-12") & (stocks == "SH600003")):
-        frame[~lacking].to_hdf(tmp_path / "daily_pv.h5", key="data", mode="w")
-        market = MarketFiles(tmp_path / "daily_pv.h5", made.files.qlib_dir)
-        with pytest.raises(BundleError, match="2020-08-12") as raised:
-            recompute(bundle, market, lambda *_: None)
-        assert [problem.slug for problem in raised.value.problems] == ["market-data-mismatch"]
+    frame[days != "2020-08-12"].to_hdf(tmp_path / "daily_pv.h5", key="data", mode="w")
+    with pytest.raises(BundleError, match="2020-08-12") as raised:
+        recompute(bundle, market, lambda *_: None)
+    assert [problem.slug for problem in raised.value.problems] == ["market-data-mismatch"]
+    frame[(days != "2020-08-12") | (stocks != "SH600003")].to_hdf(
+        tmp_path / "daily_pv.h5", key="data", mode="w"
+    )
+    told: list[Problem] = []
+    assert recompute(bundle, market, lambda *_: None, tell=told.append).rows
+    assert [problem.slug for problem in told] == ["market-data-mismatch"]
+    assert "SH600003 on 2020-08-12" in told[0].message
 
 
 def test_needs_the_whole_period(tmp_path: Path, made: MadeMarket) -> None:
