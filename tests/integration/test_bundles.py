@@ -228,7 +228,7 @@ def test_audit_of_a_bundle(factor_bundle: Shipped, tool: Run, data: Path) -> Non
     assert {factor["name"] for factor in said["factors"]} == set(MINED)
     for factor in said["factors"]:
         assert set(factor) == {
-            *("name", "causal", "changed_share", "max_change", "lookback_days", "reason", "reads")
+            *("name", "causal", "changed_share", "max_change", "lookback_days", "reason", "reads", "power")
         }
         assert factor["causal"] is True and factor["changed_share"] == 0
 
