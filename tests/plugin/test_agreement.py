@@ -109,6 +109,7 @@ def table(names: Sequence[str]) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def pattern(rdagent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a log, its moved workspaces, workspaces of other kinds, and a factor file of another layout."""
+    pytest.importorskip("rdagent.utils.qlib", reason="the log is made with the newest release's classes")
     project = tmp_path_factory.mktemp("agreement") / "project"
     loops = [PlannedLoop(factors=("Rev5",)), PlannedLoop(factors=("Gap3", "KLEN"))]
     log = generate_log(project / "log" / "run", loops)

@@ -75,20 +75,25 @@ def test_the_code_runs_confined_on_the_whole_data_folder(folder: Path, tmp_path:
     def code(name: str, expression: str) -> str:
         return CODE.format(canary=str(canary), name=name, expression=expression)
 
+    from rdagent_sota_patch.plugin.traits import installed_traits
+
+    # An older release knows no base features as code, and is refused such a table.
+    own = {"own.py": code("Own", "-data['$close']")} if installed_traits().runs_feature_codes else {}
     source = lost(
         Factor("Flow", code=code("Flow", "flow")),
         Factor("Unused", code="1 / 0", implemented=False),
         Factor("Both", code=code("Both", "data['$close'] * flow")),
-        base_codes={"own.py": code("Own", "-data['$close']")},
+        base_codes=own,
     )
     table = rebuild(source, tmp_path / "tables", mocker)
-    assert list(table.columns) == ["Flow", "Both", "Own"]
+    assert list(table.columns) == ["Flow", "Both", *(["Own"] if own else [])]
     close = pd.read_hdf(folder / "daily_pv.h5", key="data")["$close"]
     flow = pd.read_parquet(folder / "flow.parquet")["mf_net"].reindex(close.index)
     assert table.index.get_level_values("datetime").max() == DAYS[-1]
     pd.testing.assert_series_equal(table["Flow"], flow, check_names=False)
     pd.testing.assert_series_equal(table["Both"], close * flow, check_names=False)
-    pd.testing.assert_series_equal(table["Own"], -close, check_names=False)
+    if own:
+        pd.testing.assert_series_equal(table["Own"], -close, check_names=False)
     assert not canary.exists()
 
 
