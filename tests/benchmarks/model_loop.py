@@ -143,6 +143,12 @@ def replace_back_test(
     QlibFBWorkspace.execute = execute
 
 
+def _train(workspace: Path, _: dict[str, str]) -> None:
+    from tests.recorders.forged_recorder import alpha_of, write_recorder
+
+    write_recorder(workspace, alpha_of(workspace))
+
+
 def _take(mode: str, folder: Path) -> tuple[float, float]:
     """Seconds and MB of one loop, or of copying the file in a process that was made ready in the same way.
 
@@ -155,7 +161,8 @@ def _take(mode: str, folder: Path) -> tuple[float, float]:
 
     sota = in_force(pickle.loads((folder / PREPARED_NAME).read_bytes()))
     configs: list[str] = []
-    replace_back_test(configs)
+    # RD-Agent's own path asks for no training: nothing compares what it leaves.
+    replace_back_test(configs, _train if mode == "sota" else None)
     experiment = make_experiment()
     runner: Any = model_runner.SotaModelRunner(None) if mode == "sota" else QlibModelRunner(None)
     if mode == "upstream":
