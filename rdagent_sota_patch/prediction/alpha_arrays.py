@@ -92,7 +92,10 @@ class AlphaArrays:
             BundleError: ``expression-refused``, ``bad-market-data``.
         """
         self._known.clear()
-        found = self._evaluate(parse(expression), days)
+        try:
+            found = self._evaluate(parse(expression), days)
+        except RecursionError as error:
+            raise Unknown("it nests too deep") from error
         if not isinstance(found, _Rows):
             raise Unknown("it has no field")
         values: NDArray[np.float32] = np.where(found.present, found.values, np.nan).astype(np.float32)

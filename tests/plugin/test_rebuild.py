@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.errors import SourceError
+from rdagent_sota_patch.confinement.probe import Confinement
+from rdagent_sota_patch.errors import Problem, SourceError
 from rdagent_sota_patch.factors.sources import Source
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Factor, Session, Signature
 from rdagent_sota_patch.settings import SourceKind
@@ -95,6 +96,16 @@ def test_the_code_runs_confined_on_the_whole_data_folder(folder: Path, tmp_path:
     if own:
         pd.testing.assert_series_equal(table["Own"], -close, check_names=False)
     assert not canary.exists()
+
+
+@pytest.mark.usefixtures("rdagent", "folder")
+def test_whose_log_is_vouched_for_needs_no_more_trust(tmp_path: Path, mocker: Any) -> None:
+    """Where the system keeps nothing in, it is rebuilt all the same: a model run has no --trust to give."""
+    mocker.patch.object(Confinement, "notice", return_value=Problem("not-confined", "Nothing confines it."))
+    source = lost(
+        Factor("Flow", code=CODE.format(canary=str(tmp_path / "c"), name="Flow", expression="flow"))
+    )
+    assert list(rebuild(source, tmp_path / "tables", mocker).columns) == ["Flow"]
 
 
 @pytest.mark.usefixtures("rdagent")

@@ -66,6 +66,7 @@ FOR_QLIB = {
     "by all there is": "Mean($close, 0)",
     "by a regression on what is not finite": "Slope($close / ($volume * 0), 5)",
     "by skew": "Skew($close, 10)",
+    "by its depth": " + ".join(["$close"] * 600),
 }
 
 
