@@ -67,12 +67,10 @@ class Template:
     def __init__(self, text: str, name: str) -> None:
         self.text = text
         self.name = name
-        self._plain, self._jinja, self._moved = _replace_jinja(text)
         try:
-            root = yaml.compose(self._plain, Loader=yaml.SafeLoader)
+            self._plain, self._jinja, self._moved, self._nodes = _parse(text)
         except yaml.YAMLError as error:
             raise self._error(f"cannot be read as YAML: {' '.join(str(error).split())}") from error
-        self._nodes = tuple(_walk(root)) if root is not None else ()
 
     @property
     def variables(self) -> frozenset[str]:
@@ -225,7 +223,6 @@ class Template:
         return HostError("host-changed", f"{self.name} {what}.", _HINT)
 
 
-@functools.lru_cache(maxsize=8)
 def read_template(text: str, name: str) -> Template:
     """The template in ``text``, which messages call ``name``.
 
@@ -233,6 +230,14 @@ def read_template(text: str, name: str) -> Template:
         HostError: It is no YAML.
     """
     return Template(text, name)
+
+
+@functools.lru_cache(maxsize=8)
+def _parse(text: str) -> tuple[str, dict[str, str], list[tuple[int, int]], tuple[yaml.Node, ...]]:
+    """What `_replace_jinja` returns, and every node; kept, since each loop's workspace has the same text."""
+    plain, words, moved = _replace_jinja(text)
+    root = yaml.compose(plain, Loader=yaml.SafeLoader)
+    return plain, words, moved, tuple(_walk(root)) if root is not None else ()
 
 
 def _replace_jinja(text: str) -> tuple[str, dict[str, str], list[tuple[int, int]]]:

@@ -161,6 +161,8 @@ def _take(mode: str, folder: Path) -> tuple[float, float]:
 
     from rdagent_sota_patch.plugin import model_runner
     from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment
+    from rdagent_sota_patch.plugin.traits import installed_traits
+    from rdagent_sota_patch.settings import load_settings
 
     sota = in_force(pickle.loads((folder / PREPARED_NAME).read_bytes()))
     configs: list[str] = []
@@ -172,6 +174,8 @@ def _take(mode: str, folder: Path) -> tuple[float, float]:
     if mode == "upstream":
         whole = make_sota_experiment(sota, whole=True)
         experiment.based_experiments = [make_placeholder(sota.source.metrics), whole]
+    # A run's pre-flight has read these before the first loop.
+    load_settings(), installed_traits().template
     with patch.object(model_runner, "active_sota", return_value=sota):
         before, start = begin_peak(), time.perf_counter()
         if mode == "copy":
