@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.sessions.locate import locate_sota, summarize
 from rdagent_sota_patch.sessions.records import ExperimentKind
-from rdagent_sota_patch.sessions.workspaces import workspace_candidates
+from rdagent_sota_patch.sessions.workspaces import is_folder, workspace_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def find_workspace_of(choice: Choice, roots: Sequence[Path]) -> Path:
     places = () if experiment.workspace is None else workspace_candidates(experiment.workspace, log, roots)
     for holds_recorders in (True, False):
         for place in places:
-            if _is_folder(place / RECORDERS if holds_recorders else place):
+            if is_folder(place / RECORDERS if holds_recorders else place):
                 return place
     tried = "\n".join(f"    {place}" for place in places) or "    (the session names no workspace)"
     lost = "the model, its fitted processors and its predictions"
@@ -117,11 +117,3 @@ def _only_stage(
 def _factors_of_model(model: ExperimentRecord) -> list[ExperimentRecord]:
     # What was inherited, the model was given as SOTA factors: `sota_source` describes them.
     return [base for base in model.based_on if base.inherited_from is None]
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        # A recorded path is another machine's: it may be too long here, or lead where we may not go.
-        return False

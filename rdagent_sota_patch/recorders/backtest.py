@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from typing_extensions import Self
 
     from rdagent_sota_patch.recorders.recorder import Recorder, RecorderHint
 
@@ -50,6 +51,11 @@ class Backtest:
     rank_ic: pd.Series[float] | None = None
     missing: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    @classmethod
+    def without(cls, reason: str) -> Self:
+        """One of which nothing is left."""
+        return cls(missing=MappingProxyType(dict.fromkeys((*_COLUMNS, "ic", "rank_ic"), reason)))
+
     @property
     def excess(self) -> pd.Series[float] | None:
         """Strategy less benchmark less cost, by day; None where one of the three is missing."""
@@ -68,8 +74,7 @@ def read_backtest(workspace: Path, expected: RecorderHint | None = None) -> Back
     try:
         recorder = find_recorder(workspace, expected)
     except SotaError as error:
-        reason = error.problems[0].message
-        return Backtest(missing=MappingProxyType(dict.fromkeys((*_COLUMNS, "ic", "rank_ic"), reason)))
+        return Backtest.without(error.problems[0].message)
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}
     report = _try(missing, tuple(_COLUMNS), _read_report, recorder)

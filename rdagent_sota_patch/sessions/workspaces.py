@@ -41,6 +41,21 @@ def find_workspace(
     return None, candidates
 
 
+def find_workspace_holding(recorded: PurePath, log: Path, roots: Sequence[Path], folder: str) -> Path | None:
+    """The first candidate that holds the named folder; None where none does."""
+    places = workspace_candidates(recorded, log, roots)
+    return next((place for place in places if is_folder(place / folder)), None)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a recorded path is a folder here."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        # It is another machine's: it may be too long here, or lead where we may not go.
+        return False
+
+
 def _candidates(recorded: PurePath, log: Path, roots: Sequence[Path]) -> Iterator[Path]:
     text = str(recorded)
     yield Path(text)

@@ -1,0 +1,1 @@
+"""How sure a result is: every trial that led to it, and statistics that count them."""
