@@ -96,6 +96,25 @@ def inspect(
 
 @app.command()
 @reports_errors
+def evidence(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A run's log, the winner's last; the run that its factors come from is found by itself.",
+            metavar="LOG…",
+        ),
+    ],
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how sure a run's winner is: all trials counted, chance and overfitting weighed."""
+    from rdagent_sota_patch.cli.evidence import run_evidence
+
+    run_evidence(logs, page, as_json)
+
+
+@app.command()
+@reports_errors
 def save(
     log: LogArgument,
     target: Annotated[Path, typer.Option("--out", help="The factor file to write; replaced if it exists.")],
