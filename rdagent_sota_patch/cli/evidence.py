@@ -88,6 +88,8 @@ def _show(evidence: Evidence) -> None:
 
 
 def _figures(evidence: Evidence) -> list[tuple[str, str]]:
+    from rdagent_sota_patch.evidence.weighing import p_value
+
     effective = "" if evidence.effective is None else f", {evidence.effective:.1f} effective"
     lines = [
         (
@@ -103,13 +105,15 @@ def _figures(evidence: Evidence) -> list[tuple[str, str]]:
         lines.append(
             (
                 "best against none",
-                f"SPA p {evidence.best.spa_p:.3f}, reality check p {evidence.best.reality_check_p:.3f}",
+                f"SPA p {p_value(evidence.best.spa_p)}, reality check p {p_value(evidence.best.reality_check_p)}",
             )
         )
     return lines
 
 
 def _of_winner(winner: WinnerFigures) -> list[tuple[str, str]]:
+    from rdagent_sota_patch.evidence.weighing import percent
+
     lines = []
     if winner.sharpe is not None:
         value, error = winner.sharpe.value, winner.sharpe.error
@@ -119,7 +123,7 @@ def _of_winner(winner: WinnerFigures) -> list[tuple[str, str]]:
         ("deflated", winner.dsr),
         ("deflated, effective", winner.dsr_effective),
     )
-    lines += [(name, f"{share:.2%}") for name, share in shares if share is not None]
+    lines += [(name, percent(share)) for name, share in shares if share is not None]
     if winner.track_record is not None:
         lines.append(("days needed", f"{winner.track_record:.0f} for 95 %, with nothing else tried"))
     lines += [(f"haircut, {each.method}", f"{each.share:.0%} (p {each.p:.3g})") for each in winner.haircuts]

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rdagent_sota_patch.errors import Problem, SotaError
-from rdagent_sota_patch.evidence.bootstrap import BestAgainstZero, Paths, compare_best, resample_paths
+from rdagent_sota_patch.evidence.bootstrap import (
+    REPETITIONS,
+    BestAgainstZero,
+    Paths,
+    compare_best,
+    resample_paths,
+)
 from rdagent_sota_patch.evidence.information import DailyIc, describe_ic
 from rdagent_sota_patch.evidence.sharpe import (
     Haircut,
@@ -329,7 +335,7 @@ def _sentence(
             f"{which} cannot be weighed: its returns, or those of the other trials, are missing or too few."
         )
     chance = (
-        f"after counting them, the chance that its Sharpe ratio is above zero is {100 * winner.dsr_all:.0f} %"
+        f"after counting them, the chance that its Sharpe ratio is above zero is {percent(winner.dsr_all)}"
     )
     meaning = {
         "likely real": "It is likely real.",
@@ -345,3 +351,8 @@ def percent(share: float) -> str:
     if rounded == 100:
         return "over 99 %"
     return f"{rounded} %" if rounded else "under 1 %"
+
+
+def p_value(p: float) -> str:
+    """A p value of `bootstrap.REPETITIONS` resamplings: none of them is not never."""
+    return f"{p:.3f}" if p else f"under {1 / REPETITIONS:g}"
