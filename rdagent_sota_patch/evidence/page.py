@@ -96,7 +96,8 @@ def _of_winner(winner: WinnerFigures) -> Iterator[str]:
         yield _section(
             "Equity",
             f"Strategy less benchmark less cost, summed, {excess.index[0]:%Y-%m-%d} to {excess.index[-1]:%Y-%m-%d}; "
-            f"the band holds 90 % of the same days in another order, in blocks of {winner.paths.block} days on average. "
+            "the band holds 90 % of the same days in another order, in blocks of "
+            f"{winner.paths.block} days on average. "
             f"Largest fall {winner.paths.drawdown:.1%}.",
             _equity(path, winner.paths.low, winner.paths.high),
         )
