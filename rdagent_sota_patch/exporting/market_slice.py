@@ -30,6 +30,8 @@ COMPARED_DAYS = 5
 _CONFIG = "config"
 _JOBS = 2
 _ROWS_AT_ONCE = 400_000
+# Of a table with all its columns, for some of its rows.
+_BATCH_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -299,7 +301,10 @@ def _read_rows(file: Any, table: Path, fields: list[str], field: str, days: pd.D
             pc.any(chosen(batch)).as_py() for batch in iterate_batches(file, table, [field], groups=[group])
         )
     ]
-    batches = [batch.filter(chosen(batch)) for batch in iterate_batches(file, table, fields, groups=groups)]
+    batches = [
+        batch.filter(chosen(batch))
+        for batch in iterate_batches(file, table, fields, rows=_BATCH_ROWS, groups=groups)
+    ]
     schema = batches[0].schema if batches else file.schema_arrow
     return pa.Table.from_batches([batch for batch in batches if batch.num_rows], schema)
 

@@ -136,3 +136,9 @@ def test_the_operators_are_qlibs() -> None:
     theirs = {name.id for name in ast.walk(listed) if isinstance(name, ast.Name)} - {"TOpsList"}
     takes_text = {"ChangeInstrument", "Rolling", "TResample", "Feature", "PFeature"}
     assert (theirs | {"P", "PRef"}) - takes_text == OPERATORS
+
+
+def test_the_longest_expression() -> None:
+    """20,000 characters are judged by what they say; one more is too many, whatever they say."""
+    assert find_harm("1" + " " * 19_999) == ""
+    assert "it has 20,001 characters, and 20,000 is the limit" in find_harm("1" + " " * 20_000)

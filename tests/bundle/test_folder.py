@@ -284,3 +284,27 @@ def test_a_deep_tree_is_somebodys(tmp_path: Path) -> None:
         with pytest.raises(SotaError, match="such as d/"), make_folder(made.folder, force=True):
             pass
         assert (made.folder / "d" / "d").is_dir()
+
+
+def test_in_a_workshop_of_the_callers(tmp_path: Path) -> None:
+    """The new bundle is made in the folder that the caller holds, and nothing is made beside the target."""
+    workshop, parent = tmp_path / "workshop", tmp_path / "parent"
+    workshop.mkdir()
+    parent.mkdir()
+    with make_folder(parent / "bundle", workshop=workshop) as folder:
+        assert folder.parent == workshop
+        assert not list(parent.iterdir())
+        (folder / "a").write_text("a", encoding="utf-8")
+    assert contents(parent / "bundle") == {"a": b"a"}
+
+
+def test_where_folders_cannot_be_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that cannot swap two folders, the old bundle is put aside first: the new one is in its place."""
+    swap = type("C", (), {"renameat2": staticmethod(lambda *_: -1)})
+    monkeypatch.setattr(folder_module.ctypes, "CDLL", lambda *_, **__: swap)
+    monkeypatch.setattr(folder_module.ctypes, "get_errno", lambda: errno.EINVAL)
+    old = make_bundle(tmp_path / "bundle").folder
+    with make_folder(old, force=True) as folder:
+        (folder / "new").write_text("new", encoding="utf-8")
+    assert contents(tmp_path / "bundle") == {"new": b"new"}
+    assert list(tmp_path.iterdir()) == [old]

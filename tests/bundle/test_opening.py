@@ -237,3 +237,42 @@ def test_documents_that_contradict_each_other(
     """A feature too few, numbers for other columns, files that are not there: damaged."""
     edit_document(folder, name, change)
     assert problems_of(folder, "bundle-damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("/".join("a" * 16), True),
+        ("/".join("a" * 17), False),
+        ("a" * 1024, True),
+        ("a" * 1025, False),
+        ("a" * 9000, False),
+    ],
+    ids=["16 parts", "17 parts", "1024 characters", "1025", "9000"],
+)
+def test_names_are_of_bounded_length_and_depth(name: str, inside: bool) -> None:
+    """No file of a bundle is deeper, or has a longer name."""
+    assert is_inside(name) is inside
+
+
+@pytest.mark.parametrize(("step_len", "wrong"), [(0, True), (-1, True), (1, False), (20, False)])
+def test_a_window_has_a_day_at_least(folder: Path, step_len: int, wrong: bool) -> None:
+    """A model looks at one day or at several."""
+    edit_document(folder, META_NAME, lambda meta: meta.update(step_len=step_len))
+    if wrong:
+        (message,) = problems_of(folder, "bundle-damaged")
+        assert f"a step_len of {step_len} days" in message
+    else:
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_counts_of_features_add_up(folder: Path, change: int) -> None:
+    """One Alpha feature more or less than there are is a contradiction."""
+
+    def miscount(order: dict[str, Any]) -> None:
+        order["alpha_count"] += change
+
+    edit_document(folder, ORDER_NAME, miscount)
+    (message,) = problems_of(folder, "bundle-damaged")
+    assert "do not add up to factor_order" in message

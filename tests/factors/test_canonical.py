@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -176,3 +177,14 @@ def _changed(iterate: Any) -> Any:
             yield pa.array(np.nan_to_num(array.to_numpy(zero_copy_only=False)) + 1)
 
     return changed
+
+
+def test_row_groups_are_no_smaller_than_needed(tmp_path: Path) -> None:
+    """Of two factors, some hundred thousand rows go into one row group: readers go by groups."""
+    index = pd.MultiIndex.from_product(
+        [pd.bdate_range("2015-01-01", periods=500), [f"SH{number:06}" for number in range(100)]],
+        names=["datetime", "instrument"],
+    )
+    pd.DataFrame({"b": 1.0, "a": 2.0}, index).to_parquet(tmp_path / "source.parquet")
+    write_canonical(tmp_path / "source.parquet", tmp_path / "target.parquet")
+    assert pq.read_metadata(tmp_path / "target.parquet").num_row_groups == 1

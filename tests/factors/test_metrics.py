@@ -203,3 +203,21 @@ def test_half_life_is_that_of_an_exponential() -> None:
     assert metrics._half_life(decay) == pytest.approx(7)
     assert metrics._half_life({1: 0.02, 5: 0.03}) is None
     assert metrics._half_life({1: 0.02, 5: None}) is None
+
+
+def test_excess_over_the_market() -> None:
+    """The top fifth less the mean of all fifths, day by day: mean and Sharpe ratio over a year."""
+    close, _ = make_world(gaps=0.0)
+    returns = forward_returns(close, 1)
+    found = figures(close, returns)
+    excess = []
+    for row, part in zip(returns[:-2], split_days(returns[:-2]), strict=True):
+        fifths = [row[part == number].mean() for number in range(5)]
+        excess.append(fifths[-1] - np.mean(fifths))
+    assert found.top_excess_annual_return == pytest.approx(np.mean(excess) * 252)
+    assert found.top_excess_sharpe == pytest.approx(np.mean(excess) / np.std(excess, ddof=1) * math.sqrt(252))
+
+
+def test_what_does_not_fall_has_no_half_life() -> None:
+    """Rank ICs that are the same over all horizons never halve."""
+    assert metrics._half_life(dict.fromkeys(HORIZONS, 1.0)) is None

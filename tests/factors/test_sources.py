@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_patch.errors import SourceError
-from rdagent_sota_patch.factors.sources import TABLE_NAME, source_of
+from rdagent_sota_patch.factors.sources import TABLE_NAME, _read_metrics, source_of
 from rdagent_sota_patch.sessions.records import (
     ExperimentKind,
     ExperimentRecord,
@@ -61,3 +62,11 @@ def test_odd_record_is_no_crash(tmp_path: Path) -> None:
     """A stranger's log may hold anything there."""
     (tmp_path / TABLE_NAME).touch()
     assert len(source_of(session(tmp_path, tmp_path, {"factors": {"name": "Old"}})).origins) == 1
+
+
+def test_metrics_that_are_no_numbers(tmp_path: Path) -> None:
+    """A metric that is written as text is not a number, under its own name; other lines are passed over."""
+    (tmp_path / "qlib_res.csv").write_text(",0\nIC,0.25\nICIR,none\nwith,three,cells\n", encoding="utf-8")
+    found = _read_metrics(tmp_path / "qlib_res.csv")
+    assert list(found) == ["IC", "ICIR"]
+    assert found["IC"] == 0.25 and math.isnan(found["ICIR"])

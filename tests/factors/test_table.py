@@ -358,3 +358,24 @@ def test_a_footer_with_any_byte_changed(tmp_path: Path) -> None:
         [sys.executable, "-c", EACH_BYTE, path], check=False, stderr=subprocess.PIPE, text=True
     )
     assert done.returncode == 0, done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("number", [2**53, 2**53 + 1, -(2**53), -(2**53) - 1])
+def test_integers_that_float64_can_tell_apart(tmp_path: Path, number: int) -> None:
+    """Up to 2**53 they can be features, and one further they cannot, on either side of 0."""
+    path = write(flatten(make_frame()).assign(Whole=number), tmp_path / "a.parquet")
+    if abs(number) <= 2**53:
+        assert "Whole" in read_factor_table(path).names
+    else:
+        assert slugs(path) == ["table-not-numeric"]
+
+
+@pytest.mark.parametrize("promised", [2, 4])
+def test_a_footer_that_counts_other_rows_than_its_groups(tmp_path: Path, promised: int) -> None:
+    """More or fewer: it is damaged."""
+    path = write(flatten(make_frame(days=3, instruments=1)), tmp_path / "a.parquet")
+    content = path.read_bytes()
+    # Thrift's compact protocol: the third field is 3 as a zigzag number, and a list of row groups follows.
+    assert content.count(b"\x16\x06\x19") == 1
+    path.write_bytes(content.replace(b"\x16\x06\x19", bytes([0x16, 2 * promised, 0x19])))
+    assert slugs(path) == ["table-unreadable"]

@@ -7,9 +7,9 @@ comes with its interval of confidence. A mutant meets the tests of its module fi
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -34,7 +34,7 @@ ROOMS = {
     "factors": ("tests/factors",),
     "bundle": ("tests/bundle",),
 }
-_SAMPLE = 24
+_SAMPLE = 40
 _SEED = 20
 _LEAST_KILLED = 0.85
 _AT_ONCE = 2
@@ -93,7 +93,7 @@ def measure(folder: Path) -> list[Row]:
 
 def _try_room(room: str, folder: Path) -> Row:
     everything = list_mutants(room)
-    chosen = random.Random(_SEED).sample(everything, min(_SAMPLE, len(everything)))
+    chosen = choose(everything, _SAMPLE)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         halves = [chosen[worker::_AT_ONCE] for worker in range(_AT_ONCE)]
         found = pool.map(lambda half: _try_all(room, half[1], folder / str(half[0])), enumerate(halves))
@@ -110,6 +110,11 @@ def _try_room(room: str, folder: Path) -> Row:
     if real:
         said += "; survivors: " + ", ".join(map(str, real))
     return Row(PART, room, counted, killed / counted >= _LEAST_KILLED, said)
+
+
+def choose(mutants: list[Mutant], count: int) -> list[Mutant]:
+    """So many of them: at random, and yet the same ones where other places of the code have changed."""
+    return sorted(mutants, key=lambda each: hashlib.sha256(f"{_SEED} {each.key}".encode()).digest())[:count]
 
 
 def interval(killed: int, tried: int) -> tuple[float, float]:

@@ -139,3 +139,13 @@ def test_arbitrary_bytes(data: bytes) -> None:
             read_inert(data, trusted=trusted and b"r" not in data)
         except SnapshotError:
             continue
+
+
+@pytest.mark.parametrize(("length", "shown"), [(199, 199), (200, 200), (201, 200), (5000, 200)])
+def test_a_long_name_is_cut_in_messages(length: int, shown: int) -> None:
+    """Up to 200 characters are shown as they are, umlauts included; a longer name is cut, and spelled in ASCII."""
+    stand_in = read_inert(forge(Made("m", "ü" * (length - 2))))
+    assert isinstance(stand_in, Inert)
+    title = stand_in.title
+    assert len(title) == shown
+    assert ("ü" in title) is (length <= 200)

@@ -56,3 +56,10 @@ def test_garbage_is_not_truncation() -> None:
     """Bytes that are no opcodes are told from an end that is missing."""
     assert not is_truncated(b"\x80\x04\xff")
     assert not is_truncated(b"\x80\x04s.")
+
+
+@pytest.mark.parametrize("pickled", [b"(0N.", b"N(0.", b"(N00N.", b"((00N."])
+def test_a_mark_that_is_popped(pickled: bytes) -> None:
+    """POP takes away a mark that is on top, and the value otherwise, as the unpickler's own does."""
+    assert pickle.loads(pickled) is None
+    screen(pickled)

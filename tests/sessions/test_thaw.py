@@ -171,3 +171,20 @@ def test_shared_parts_do_not_multiply_without_end() -> None:
         value = [value, value]
     with pytest.raises(Unthawable, match="more than"):
         thaw_plain(read_inert(forge(value)))
+
+
+@pytest.mark.parametrize("text", ["a/b", "0/1", "a.b", "..", "//share/a", "/root", "a", ""])
+def test_a_colon_alone_makes_a_drive(text: str) -> None:
+    """A plain string is a path of Windows after a drive's letter, and not after whatever sorts before a colon."""
+    assert type(thaw_path(text)) is PurePosixPath
+    assert type(thaw_path("C:" + text)) is PureWindowsPath
+
+
+def test_numpy_text_that_is_no_text() -> None:
+    """A numpy string of bytes that are no UTF-32 is no value, and no foreign exception."""
+    pickled = pickle.dumps(np.str_("ab"), protocol=5)
+    raw = "ab".encode("utf-32-le")
+    assert thaw_plain(read_inert(pickled)) == "ab"
+    assert pickled.count(raw) == 1
+    with pytest.raises(Unthawable, match="not UTF-32"):
+        thaw_plain(read_inert(pickled.replace(raw, b"\xff" * len(raw))))

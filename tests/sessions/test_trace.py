@@ -233,3 +233,14 @@ def test_large_weights_are_read_quickly(trusted: bool) -> None:
     (record,) = read_experiments(read_inert(payload, trusted=trusted))
     assert time.perf_counter() - start < 1.0
     assert record.embedded_weights == weights
+
+
+def test_an_inherited_experiment() -> None:
+    """Task and loop of an earlier run are read; anything else in their place is said, and read as none."""
+    record = read_one(factor_experiment("A", inherited_from={"task_id": "run", "loop": 3}))
+    assert record.inherited_from == {"task_id": "run", "loop": 3}
+    assert not record.unread
+    for wrong in ({"task_id": "run"}, {"task_id": 7, "loop": 3}, {"task_id": "run", "loop": "3"}, ["run", 3]):
+        record = read_one(factor_experiment("A", inherited_from=wrong))
+        assert record.inherited_from is None
+        assert [part for part in record.unread if "inherited_from" in str(part)]
