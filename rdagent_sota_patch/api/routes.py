@@ -27,6 +27,7 @@ from rdagent_sota_patch.results.checkout_answers import (
 )
 from rdagent_sota_patch.results.disk_use import WorkspaceList
 from rdagent_sota_patch.results.factor_metrics import FactorMetrics
+from rdagent_sota_patch.results.outlines import RunOrder
 from rdagent_sota_patch.results.schemas import (
     Health,
     LoopList,
@@ -59,6 +60,14 @@ TaskId = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=_MOST_RUNS, description="How many runs.")]
+Order = Annotated[
+    RunOrder | None,
+    Query(
+        description="The column to sort by, for which all runs are read; the newest written first, when not given. The "
+        "newest, the most or the best come first, names and kinds from A on; runs without a value come last."
+    ),
+]
+Reverse = Annotated[bool, Query(description="The other way round.")]
 Offset = Annotated[int, Query(ge=0, le=_LARGEST_OFFSET, description="How many runs to pass over.")]
 Loop = Annotated[
     int,
@@ -147,9 +156,15 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         return _answer(Health(version=__version__), request)
 
     @_get(app, "/tasks", TaskList, 422, 504)
-    async def list_tasks(request: Request, limit: Limit = _RUNS_ON_A_PAGE, offset: Offset = 0) -> Response:
-        """List the runs, newest first."""
-        return _answer(await service.list_tasks(limit, offset), request)
+    async def list_tasks(
+        request: Request,
+        limit: Limit = _RUNS_ON_A_PAGE,
+        offset: Offset = 0,
+        sort: Order = None,
+        reverse: Reverse = False,
+    ) -> Response:
+        """List the runs with their figures, newest first unless sorted otherwise."""
+        return _answer(await service.list_tasks(limit, offset, order=sort, reverse=reverse), request)
 
     @_get(app, "/tasks/latest", TaskManifest | TaskList, *_OF_A_RUN)
     async def latest(
