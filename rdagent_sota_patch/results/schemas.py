@@ -28,6 +28,8 @@ INFORMATION_RATIO = "1day.excess_return_with_cost.information_ratio"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256, in hexadecimal.")]
 RunKind = Literal["factor", "model", "quant", "other"]
+COMMANDS: dict[RunKind, str] = {"factor": "fin_factor", "model": "fin_model", "quant": "fin_quant"}
+"""RD-Agent's command for each kind of run."""
 _CLASSES = {"factor": "QlibFactorExperiment", "model": "QlibModelExperiment"}
 Kind = Annotated[RunKind, Field(description="Of `rdagent fin_factor`, `fin_model` or `fin_quant`.")]
 
