@@ -21,6 +21,8 @@ from rdagent_sota_patch.sessions.thaw import (
     INDEXES,
     NEW_INDEX,
     RECONSTRUCT,
+    SERIES,
+    SERIES_MANAGER,
     Unthawable,
     describe,
     thaw_arrow_strings,
@@ -142,6 +144,27 @@ def thaw_frame(value: object) -> pd.DataFrame:
     frame: pd.DataFrame = pd.DataFrame({place: filled[place] for place in range(len(columns))}, index=index)
     frame.columns = columns
     return frame
+
+
+def thaw_series(value: object) -> pd.Series[Any]:
+    """A Series of numbers with its index; its name is left out.
+
+    Raises:
+        Unthawable: It is anything else.
+    """
+    manager = value.attributes.get("_mgr") if isinstance(value, Inert) and value.origin in SERIES else None
+    match manager:
+        # (axes, block values, block items, {"0.14.1": ...}); pandas keeps the first three for old readers.
+        case Inert(state=(_, _, _, {"0.14.1": {"axes": [axis], "blocks": [{"values": values}]}})) if (
+            manager.origin == SERIES_MANAGER
+        ):
+            index, numbers = thaw_index(axis), thaw_array(values)
+        case _:
+            raise Unthawable(f"a Series in an unknown form: {describe(value)}")
+    if numbers.shape != (len(index),) or numbers.dtype.kind not in "fiub":
+        raise Unthawable(f"a Series of {numbers.dtype} and shape {numbers.shape} for {len(index)} rows")
+    series: pd.Series[Any] = pd.Series(numbers, index=index)
+    return series
 
 
 def _array(data: object, dtype: Inert, shape: tuple[Any, ...], order: Any) -> np.ndarray[Any, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from rdagent_sota_patch.factors.schema import read_names
 from tests.exporting.made_run import LABEL, SEGMENTS, forge
 from tests.sessions.forged import Made
@@ -90,3 +92,15 @@ def _task(mined: tuple[str, ...]) -> dict[str, Any]:
             "kwargs": {"handler": {"class": "DataHandlerLP", "kwargs": kwargs}, "segments": SEGMENTS},
         },
     }
+
+
+def write_backtest(run: Path, report: pd.DataFrame, ic: pd.Series[float], rank_ic: pd.Series[float]) -> None:
+    """Add what Qlib's analysis of a back-test leaves: `PortAnaRecord`'s report, and `SigAnaRecord`'s ICs."""
+    for name, value in (
+        ("portfolio_analysis/report_normal_1day.pkl", report),
+        ("sig_analysis/ic.pkl", ic),
+        ("sig_analysis/ric.pkl", rank_ic),
+    ):
+        path = run / "artifacts" / name
+        path.parent.mkdir(exist_ok=True)
+        value.to_pickle(path)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.sessions.frames import thaw_array, thaw_frame, thaw_index
+from rdagent_sota_patch.sessions.frames import thaw_array, thaw_frame, thaw_index, thaw_series
 from rdagent_sota_patch.sessions.inert import Inert, read_inert
 from rdagent_sota_patch.sessions.thaw import Unthawable
 
@@ -167,3 +167,15 @@ def test_only_the_exact_classes_have_rules() -> None:
             thaw_frame(read_inert(forge(Made(module, name, ("touch here",)))))
         with pytest.raises(Unthawable):
             thaw_index(read_inert(forge(Made(module, name, ("touch here", {"data": [1]})))))
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_series_comes_back(protocol: int) -> None:
+    """Its numbers and its days, as a back-test's daily IC."""
+    series = pd.Series([0.5, np.nan], index=pd.DatetimeIndex(["2024-01-02", "2024-01-03"], name="datetime"))
+    read = thaw_series(inert(series, protocol))
+    pd.testing.assert_series_equal(read, series)
+    with pytest.raises(Unthawable, match="a Series in an unknown form"):
+        thaw_series(inert(series.to_frame(), protocol))
+    with pytest.raises(Unthawable, match="a Series of object"):
+        thaw_series(inert(pd.Series(["a"]), protocol))
