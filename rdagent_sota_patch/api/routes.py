@@ -17,7 +17,15 @@ from rdagent_sota_patch import __version__
 from rdagent_sota_patch.api.sending import respond
 from rdagent_sota_patch.bundle.documents import ORDER_NAME, FactorOrder
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.pages.rendering import CONTENT_SECURITY_POLICY, render_run, render_runs
+from rdagent_sota_patch.pages.rendering import (
+    CONTENT_SECURITY_POLICY,
+    LIST_POLICY,
+    compared_run,
+    render_comparison,
+    render_run,
+    render_runs,
+    view_backtest,
+)
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
 from rdagent_sota_patch.results.checkout_answers import (
     AlignedFactors,
@@ -50,6 +58,7 @@ _PATIENCE = 8.0
 """Seconds that a list of the newest runs waits for logs to be read: who asks for it waits for ten."""
 _LARGEST_OFFSET = 1_000_000
 _MOST_LOOPS = 1_000_000
+_MOST_COMPARED = 20
 
 TaskId = Annotated[
     str,
@@ -68,6 +77,8 @@ Order = Annotated[
     ),
 ]
 Reverse = Annotated[bool, Query(description="The other way round.")]
+Compared = Annotated[tuple[str, ...], Query(max_length=_MOST_COMPARED)]
+LoopOfPage = Annotated[int | None, Query(ge=-_MOST_LOOPS, le=_MOST_LOOPS)]
 Offset = Annotated[int, Query(ge=0, le=_LARGEST_OFFSET, description="How many runs to pass over.")]
 Loop = Annotated[
     int,
@@ -304,12 +315,22 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
         return None if with_token else str(request.base_url).rstrip("/")
 
     @_page(app, "/")
-    async def runs_page(request: Request, offset: Offset = 0) -> Response:
-        listing = await service.list_tasks(_RUNS_ON_A_PAGE, offset)
-        return _html(render_runs(listing, address(request)))
+    async def runs_page(
+        request: Request, offset: Offset = 0, sort: Order = None, reverse: Reverse = False
+    ) -> Response:
+        patience = None if sort is None else _PATIENCE
+        listing = await service.list_tasks(_RUNS_ON_A_PAGE, offset, patience, sort, reverse=reverse)
+        return _html(render_runs(listing, address(request), order=sort, reverse=reverse), LIST_POLICY)
+
+    @_page(app, "/compare")
+    async def compare_page(run: Compared = ()) -> Response:
+        found = await service.compare(dict.fromkeys(run))
+        return _html(render_comparison([compared_run(row, summary) for row, summary in found]))
 
     @_page(app, "/runs/{task_id}")
-    async def run_page(task_id: TaskId, request: Request, figures: bool = False) -> Response:
+    async def run_page(
+        task_id: TaskId, request: Request, figures: bool = False, loop: LoopOfPage = None
+    ) -> Response:
         view = await service.find(task_id)
         found, why = await service.find_figures(view), None
         if found is None and figures:
@@ -317,6 +338,7 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
                 found = await service.measure_factors(view.session.task_id)
             except SotaError as error:
                 why = in_words(error)
+        days = await service.find_backtest(view, loop)
         # In a thread, since a hundred formulas take their time.
         return _html(
             await asyncio.to_thread(
@@ -329,6 +351,10 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
                 address=address(request),
                 figures=None if found is None else FactorMetrics.model_validate_json(found.content or b""),
                 no_figures=why,
+                backtest=None if days is None else view_backtest(*days),
+                given_known=await service.knows(
+                    None if view.session.given is None else view.session.given.task_id
+                ),
             )
         )
 
@@ -389,5 +415,5 @@ def _show(asset: Asset, request: Request) -> Response:
     return response
 
 
-def _html(text: str) -> Response:
-    return HTMLResponse(text, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+def _html(text: str, policy: str = CONTENT_SECURITY_POLICY) -> Response:
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy})

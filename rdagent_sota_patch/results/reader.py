@@ -11,15 +11,16 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.sessions.signature import find_key
 from rdagent_sota_patch.sessions.snapshots import read_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from rdagent_sota_patch.results.curves import Curves
     from rdagent_sota_patch.results.describing import RunOutline
     from rdagent_sota_patch.sessions.records import Session
 
@@ -29,6 +30,7 @@ _AT_A_TIME = 2
 _SOON = 0.5
 """Seconds after which a reading counts as one that takes long, and makes room for another."""
 _LONGEST = 300.0
+_LONGEST_CURVES = 20.0
 _LONGEST_OUTLINE = 10.0
 """Seconds for each log of many: a list is to come soon, and says of a slow one that it is."""
 _OFTEN = 0.02
@@ -111,6 +113,35 @@ class Reader:
                 del waiting[: done + 1]
             waiting = slow
 
+    def read_curves(self, workspace: Path, hint: Mapping[str, Any] | None) -> Curves:
+        """Read the lines of the back-test in a workspace.
+
+        Args:
+            workspace: On this machine.
+            hint: What the session recorded about the weights of that back-test.
+
+        Raises:
+            SotaError: ``reading-took-too-long``, or its process ended without a result.
+        """
+        if not hasattr(os, "fork"):
+            from rdagent_sota_patch.recorders.recorder import parse_hint
+            from rdagent_sota_patch.results.curves import read_curves
+
+            return read_curves(workspace, None if hint is None else parse_hint(hint))
+        with self._soon:
+            reading = self._begin(
+                {"workspace": os.fspath(workspace), "hint": None if hint is None else dict(hint)}, None
+            )
+            if not reading.ended.wait(_LONGEST_CURVES):
+                reading.end()
+                raise ApiError(
+                    "reading-took-too-long",
+                    f"The back-test in {workspace} was not read within {_LONGEST_CURVES:.0f} seconds.",
+                    "See how large its files below mlruns are.",
+                )
+            curves: Curves = reading.take()
+            return curves
+
     def make_ready(self) -> None:
         """Start the process that reads, if it does not run, and wait until it can."""
         if hasattr(os, "fork"):
@@ -147,7 +178,7 @@ class _Reading:
         self.ended = threading.Event()
         self._process = process
         self._number = number
-        self._log = what.get("log")
+        self._log = what.get("log") or what.get("workspace")
         self.target = process.folder / f"{number}"
 
     def end(self) -> None:
@@ -157,6 +188,11 @@ class _Reading:
         self.target.unlink(missing_ok=True)
 
     def result(self) -> Session:
+        """The session that was read; see `take` for what it raises."""
+        session: Session = self.take()
+        return session
+
+    def take(self) -> Any:
         """What was read.
 
         Raises:
@@ -172,8 +208,7 @@ class _Reading:
             self.target.unlink(missing_ok=True)
         if isinstance(outcome, SotaError):
             raise outcome
-        session: Session = outcome
-        return session
+        return outcome
 
     def outlines(self, patience: float) -> Iterator[RunOutline | SotaError]:
         """What it has read, as it comes; ends with its process, or when the next takes ``patience`` seconds."""

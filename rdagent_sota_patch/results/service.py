@@ -52,12 +52,18 @@ from rdagent_sota_patch.results.schemas import ModelCode, TaskList
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
 from rdagent_sota_patch.results.tasks import LATEST, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
+from rdagent_sota_patch.sessions.records import ExperimentKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rdagent_sota_patch.results.assets import Asset
     from rdagent_sota_patch.results.bundles import ServedBundle
+    from rdagent_sota_patch.results.curves import Curves
     from rdagent_sota_patch.results.exporter import Stage
     from rdagent_sota_patch.results.outlines import RunOrder
+    from rdagent_sota_patch.results.schemas import TaskItem, TaskSummary
+    from rdagent_sota_patch.sessions.records import Session
 
 
 _LISTING = 8
@@ -169,6 +175,44 @@ class Service:
         if task is None:
             task = await asyncio.to_thread(self._tasks.find, task_id)
         return await self._views.get(task)
+
+    async def compare(self, task_ids: Iterable[str]) -> list[tuple[TaskItem, TaskSummary | None]]:
+        """Rows of some runs, each with its summary; without one where it cannot be read.
+
+        Raises:
+            ApiError: ``task-not-found``.
+        """
+        tasks = [await asyncio.to_thread(self._tasks.find, task_id) for task_id in task_ids]
+        rows = await asyncio.get_running_loop().run_in_executor(self._listing, self._outlines.read, tasks)
+        summaries: list[TaskSummary | None] = []
+        for row, task in zip(rows, tasks, strict=True):
+            summaries.append(None if row.problem is not None else (await self._views.get(task)).summary)
+        return list(zip(rows, summaries, strict=True))
+
+    async def knows(self, task_id: str | None) -> bool:
+        """Whether a run of that id is here."""
+        if task_id is None:
+            return False
+        try:
+            await asyncio.to_thread(self._tasks.find, task_id)
+        except ApiError:
+            return False
+        return True
+
+    async def find_backtest(self, view: RunView, loop: int | None) -> tuple[int, Curves | SotaError] | None:
+        """The lines of a loop's back-test, or why there are none; None for a run without a back-test of its own.
+
+        Args:
+            view: The run.
+            loop: Of it; the last accepted model's, the SOTA's or the newest with a result, if not given.
+
+        Raises:
+            ApiError: ``loop-not-found``.
+        """
+        chosen = _loop_to_show(view.session) if loop is None else loop
+        if chosen is None:
+            return None
+        return chosen, await asyncio.to_thread(self._views.curves, view, chosen)
 
     async def find_asset(self, task_id: str, key: str, *, replay: bool, asked: str | None = None) -> Asset:
         """Weights, factor code, or a file of the run's bundle.
@@ -323,6 +367,13 @@ class Service:
             "No run on this server has accepted a factor experiment of its own.",
             "GET /tasks lists the runs.",
         )
+
+
+def _loop_to_show(session: Session) -> int | None:
+    own = [each for each in session.experiments if each.inherited_from is None and each.metrics]
+    accepted = [each for each in own if each.decision]
+    models = [each for each in accepted if each.kind is ExperimentKind.MODEL]
+    return next((found[-1].loop for found in (models, accepted, own) if found), None)
 
 
 def _read_proven(bundle: ServedBundle) -> ProvenInput:
