@@ -23,7 +23,7 @@ _STYLES = {
     "IC of the day": "faint",
     "mean IC so far": "main",
     "mean Rank IC so far": "best",
-    "turnover of the day": "main",
+    "turnover of the day": "faint",
     "costs so far": "main",
 }
 
@@ -64,10 +64,10 @@ def draw_curves(curves: Curves) -> Drawing | None:
     """Place the panels that have lines; None without any."""
     kinds = (
         ("Summed returns", curves.equity, True),
-        ("Drawdown of the excess after costs", curves.drawdown, True),
+        ("Drawdown of the excess", curves.drawdown, True),
         ("IC", curves.ic, False),
         ("Turnover", curves.turnover, True),
-        ("Costs", curves.costs, True),
+        ("Costs, summed up", curves.costs, True),
     )
     shown = [kind for kind in kinds if any(_known(kind[1]))]
     if not shown:

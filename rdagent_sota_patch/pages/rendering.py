@@ -69,7 +69,7 @@ _RUN_COLUMNS = (
     ("loops", "Loops", True),
     ("accepted", "Accepted", True),
     ("ic", "Best IC", True),
-    ("return", "Best ann. return", True),
+    ("return", "Best return", True),
     ("factors", "SOTA factors", False),
 )
 """Of the list: the order that a heading asks for, its text, and whether its values are numbers."""
@@ -260,6 +260,7 @@ def _environment() -> Environment:
         formula=convert_formula,
         label=numbers.label_metric,
         mark=mark_of,
+        minute=lambda text: numbers.format_time(text).removesuffix(" UTC"),
         time=numbers.format_time,
     )
     environment.globals["format_metric"] = numbers.format_metric

@@ -112,6 +112,9 @@ def _choose(values: np.ndarray) -> np.ndarray:
     chosen = {0, len(values) - 1}
     for part in np.array_split(np.arange(len(values)), _MOST_POINTS // 2):
         known = part[np.isfinite(values[part])]
+        if len(known) < len(part):
+            # So that a gap stays one.
+            chosen.add(int(part[~np.isfinite(values[part])][0]))
         if len(known):
             chosen |= {int(known[values[known].argmin()]), int(known[values[known].argmax()])}
     return np.array(sorted(chosen))
