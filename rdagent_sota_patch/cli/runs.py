@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("run", "ended", "kind", "loops", "acc.", "IC", "return", "SOTA")
 _NUMBERS = frozenset({"loops", "acc.", "IC", "return"})
+_NAME = 26
+"""Characters of a log folder's name as RD-Agent gives it: a time to the microsecond."""
 _WIDE = 100
 """From this width on, times have minutes."""
 
@@ -59,9 +61,14 @@ def _show(rows: list[TaskItem], root: Path, total: int) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in _COLUMNS:
-        last = name == _COLUMNS[-1]
+        # A name of usual length is whole in any terminal; what the SOTA is may take two lines.
+        wraps = name in ("run", "SOTA")
         table.add_column(
-            name, justify="right" if name in _NUMBERS else "left", overflow="fold", no_wrap=not last
+            name,
+            justify="right" if name in _NUMBERS else "left",
+            overflow="fold",
+            no_wrap=not wraps,
+            min_width=_NAME if name == "run" else None,
         )
     for row in rows:
         table.add_row(*_cells(row, 16 if out.width >= _WIDE else 10))

@@ -16,7 +16,7 @@ from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.pages import numbers
 from rdagent_sota_patch.pages.chart import draw_chart, mark_of
 from rdagent_sota_patch.pages.code import highlight_code
-from rdagent_sota_patch.pages.curves import Drawing, draw_curves
+from rdagent_sota_patch.pages.day_charts import Drawing, draw_curves
 from rdagent_sota_patch.pages.downloads import (
     asset_address,
     list_downloads,

@@ -77,6 +77,8 @@ class Outlines:
         self._reader.close()
 
     def _refresh(self, tasks: Sequence[Task]) -> None:
+        # First, so that no log's time includes the start of the process that reads.
+        self._reader.make_ready()
         begun = time.monotonic()
         changed: list[tuple[Task, LogState]] = []
         for task in tasks:

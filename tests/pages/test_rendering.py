@@ -13,7 +13,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from rdagent_sota_patch.pages import rendering
-from rdagent_sota_patch.pages.curves import draw_curves
+from rdagent_sota_patch.pages.day_charts import draw_curves
 from rdagent_sota_patch.pages.numbers import format_figure
 from rdagent_sota_patch.pages.rendering import (
     CONTENT_SECURITY_POLICY,
