@@ -101,7 +101,7 @@ RelPath = Annotated[
         min_length=1,
         max_length=512,
         description="`factor_entry.py`, or a key of `asset_bytes`; `workspaces/`, the SOTA's workspace and a slash may "
-        "stand in front.",
+        "come first.",
     ),
 ]
 Key = Annotated[
@@ -125,16 +125,16 @@ Stage = Annotated[
 WithReplay = Annotated[bool, Query(description="With the evidence, which is back-test data, or without.")]
 
 _MEANINGS = {
-    401: "The token is missing or another one.",
-    403: "The server was called by a name that is not its own.",
+    401: "The token is missing or wrong.",
+    403: "The request's `Host` is not a name of this server.",
     404: "There is no such run or asset.",
-    409: "The run is not in a state to give it: no accepted factors, weights gone, a log that cannot be read.",
-    412: "`If-Match`: the asset is another one by now.",
-    416: "The range lies outside the asset.",
+    409: "The run cannot give it: no accepted factors, missing weights, or a log that cannot be read.",
+    412: "`If-Match`: the asset has changed.",
+    416: "The range is outside the asset.",
     422: "A parameter is not valid.",
     500: "The server failed.",
-    503: "The server has as many connections as it takes.",
-    507: "The server has no room to put the bundle.",
+    503: "The server has reached its limit of connections.",
+    507: "The server has no space left for the bundle.",
     504: "Reading or exporting took too long.",
 }
 _OF_A_RUN = (404, 409, 422, 504)
@@ -208,7 +208,7 @@ def _add_documents(app: FastAPI, service: Service) -> None:
 
     @_get(app, "/tasks/{task_id}/session_anchor", SessionAnchor, *_OF_A_RUN)
     async def session_anchor(task_id: TaskId, request: Request) -> Response:
-        """Say which snapshot speaks for the run."""
+        """Say which snapshot the run's answers are read from."""
         return _show(await (await service.find(task_id)).make("session_anchor"), request)
 
     @_get(app, "/tasks/{task_id}/sota_factor_anchor", SotaFactorAnchor, *_OF_A_RUN, 507)
@@ -383,7 +383,7 @@ def _get(
         responses[206] = {"description": "The bytes of the range that was asked for.", "content": content}
     else:
         responses[200] = {"description": "The document.", "model": answer}
-    responses[304] = {"description": "`If-None-Match`: it is as the client has it."}
+    responses[304] = {"description": "`If-None-Match`: the client's copy is current."}
 
     def register(endpoint: Endpoint) -> Endpoint:
         app.add_api_route(path, endpoint, methods=["GET"], responses=responses, response_class=Response)

@@ -101,7 +101,7 @@ def sync(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a run's model, factors and input order from a results API, every byte held to its hash."""
+    """Fetch a run's model, factors and input order from a results API, every byte checked against its hash."""
     from rdagent_sota_patch.cli.serve import require_api
 
     require_api()

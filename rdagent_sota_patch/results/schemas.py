@@ -121,7 +121,7 @@ class TaskItem(Answer):
             description="Of `rdagent fin_factor`, `fin_model` or `fin_quant`; null when it cannot be read."
         ),
     ]
-    loops: Annotated[int, Field(ge=0, description="Length of its history: loops that were judged.")]
+    loops: Annotated[int, Field(ge=0, description="Loops in its history that have a decision.")]
     has_sota: HasSota
     problem: Annotated[ProblemItem | None, Field(description="Why it cannot be read; null when it can.")]
     ended_at_utc: Annotated[
@@ -425,7 +425,7 @@ class TaskSummary(Answer):
 
 
 class SessionAnchor(Answer):
-    """Which snapshot speaks for a run."""
+    """Which snapshot a run's answers are read from."""
 
     ok: Annotated[Literal[True], Field(description="Always true: without a snapshot it is a problem.")] = True
     task_id: TaskId
@@ -443,7 +443,7 @@ class SessionAnchor(Answer):
 class BasedFactorEntry(Answer):
     """An earlier accepted factor experiment, which the SOTA was built on."""
 
-    based_index: Annotated[int, Field(ge=0, description="The `i` of `based_factor_{i}/…`; 0 is the oldest.")]
+    based_index: Annotated[int, Field(ge=0, description="The `i` in `based_factor_{i}/…`; 0 is the oldest.")]
     factors: Annotated[tuple[Text, ...], Field(description="Names of its factors.")]
     resolved_factor_entry_key: Annotated[
         Text | None, Field(description="Key of the code of its first factor that was implemented.")
