@@ -181,7 +181,7 @@ def _show(bundle: Bundle, runs: dict[str, Replayed], trust: bool) -> None:
         soft_wrap=True,
     )
     if bundle.meta is None:
-        out.print("The bundle holds factors alone, without a model to replay.", style="yellow")
+        out.print("The bundle holds only factors: no model to replay.", style="yellow")
         return
     out.print(_how_it_ran(bundle.meta.kind, trust or bundle.signed), style="dim", soft_wrap=True)
     if not runs:
