@@ -206,4 +206,4 @@ def test_a_back_test_is_drawn_from_what_qlib_left(api: str, alone: RealRun, fact
         address = f"{api}/runs/{run.session.task_id}?loop={record.loop}"
         with urllib.request.urlopen(address, timeout=60) as answer:
             page = answer.read().decode()
-        assert page.count('class="curve ') == 5 + 8  # In the legend, and in the panels.
+        assert page.count('class="curve ') == 6 + 9  # In the legend, and in the panels.
