@@ -138,7 +138,7 @@ class Connection(H11Protocol):
         reason = (
             f"its head is longer than {self.limits.header_bytes:,} bytes"
             if status == 431
-            else "it is no HTTP/1.1"
+            else "it is not HTTP/1.1"
         )
         ours = ApiError(
             "bad-request", f"The request cannot be read: {reason}.", "Send a request of HTTP/1.1."

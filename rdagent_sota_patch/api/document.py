@@ -30,7 +30,7 @@ _HEADERS = {
     "200": _ETAG | _DIGESTS,
     "206": _ETAG | _DIGESTS | _IN_PART,
     "304": _ETAG,
-    "401": {"WWW-Authenticate": "How to bear the token."},
+    "401": {"WWW-Authenticate": "How to send the token."},
     "416": _IN_PART,
 }
 

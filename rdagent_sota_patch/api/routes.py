@@ -17,7 +17,15 @@ from rdagent_sota_patch import __version__
 from rdagent_sota_patch.api.sending import respond
 from rdagent_sota_patch.bundle.documents import ORDER_NAME, FactorOrder
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.pages.rendering import CONTENT_SECURITY_POLICY, render_run, render_runs
+from rdagent_sota_patch.pages.rendering import (
+    CONTENT_SECURITY_POLICY,
+    LIST_POLICY,
+    compared_run,
+    render_comparison,
+    render_run,
+    render_runs,
+    view_backtest,
+)
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
 from rdagent_sota_patch.results.checkout_answers import (
     AlignedFactors,
@@ -27,6 +35,7 @@ from rdagent_sota_patch.results.checkout_answers import (
 )
 from rdagent_sota_patch.results.disk_use import WorkspaceList
 from rdagent_sota_patch.results.factor_metrics import FactorMetrics
+from rdagent_sota_patch.results.outlines import RunOrder
 from rdagent_sota_patch.results.schemas import (
     Health,
     LoopList,
@@ -49,6 +58,7 @@ _PATIENCE = 8.0
 """Seconds that a list of the newest runs waits for logs to be read: who asks for it waits for ten."""
 _LARGEST_OFFSET = 1_000_000
 _MOST_LOOPS = 1_000_000
+_MOST_COMPARED = 20
 
 TaskId = Annotated[
     str,
@@ -59,6 +69,16 @@ TaskId = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=_MOST_RUNS, description="How many runs.")]
+Order = Annotated[
+    RunOrder | None,
+    Query(
+        description="The column to sort by, for which all runs are read; the newest written first, when not given. The "
+        "newest, the most or the best come first, names and kinds from A on; runs without a value come last."
+    ),
+]
+Reverse = Annotated[bool, Query(description="The other way round.")]
+Compared = Annotated[tuple[str, ...], Query(max_length=_MOST_COMPARED)]
+LoopOfPage = Annotated[int | None, Query(ge=-_MOST_LOOPS, le=_MOST_LOOPS)]
 Offset = Annotated[int, Query(ge=0, le=_LARGEST_OFFSET, description="How many runs to pass over.")]
 Loop = Annotated[
     int,
@@ -81,7 +101,7 @@ RelPath = Annotated[
         min_length=1,
         max_length=512,
         description="`factor_entry.py`, or a key of `asset_bytes`; `workspaces/`, the SOTA's workspace and a slash may "
-        "stand in front.",
+        "come first.",
     ),
 ]
 Key = Annotated[
@@ -105,16 +125,16 @@ Stage = Annotated[
 WithReplay = Annotated[bool, Query(description="With the evidence, which is back-test data, or without.")]
 
 _MEANINGS = {
-    401: "The token is missing or another one.",
-    403: "The server was called by a name that is not its own.",
+    401: "The token is missing or wrong.",
+    403: "The request's `Host` is not a name of this server.",
     404: "There is no such run or asset.",
-    409: "The run is not in a state to give it: no accepted factors, weights gone, a log that cannot be read.",
-    412: "`If-Match`: the asset is another one by now.",
-    416: "The range lies outside the asset.",
+    409: "The run cannot give it: no accepted factors, missing weights, or a log that cannot be read.",
+    412: "`If-Match`: the asset has changed.",
+    416: "The range is outside the asset.",
     422: "A parameter is not valid.",
     500: "The server failed.",
-    503: "The server has as many connections as it takes.",
-    507: "The server has no room to put the bundle.",
+    503: "The server has reached its limit of connections.",
+    507: "The server has no space left for the bundle.",
     504: "Reading or exporting took too long.",
 }
 _OF_A_RUN = (404, 409, 422, 504)
@@ -147,9 +167,15 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         return _answer(Health(version=__version__), request)
 
     @_get(app, "/tasks", TaskList, 422, 504)
-    async def list_tasks(request: Request, limit: Limit = _RUNS_ON_A_PAGE, offset: Offset = 0) -> Response:
-        """List the runs, newest first."""
-        return _answer(await service.list_tasks(limit, offset), request)
+    async def list_tasks(
+        request: Request,
+        limit: Limit = _RUNS_ON_A_PAGE,
+        offset: Offset = 0,
+        sort: Order = None,
+        reverse: Reverse = False,
+    ) -> Response:
+        """List the runs with their figures, newest first unless sorted otherwise."""
+        return _answer(await service.list_tasks(limit, offset, order=sort, reverse=reverse), request)
 
     @_get(app, "/tasks/latest", TaskManifest | TaskList, *_OF_A_RUN)
     async def latest(
@@ -182,7 +208,7 @@ def _add_documents(app: FastAPI, service: Service) -> None:
 
     @_get(app, "/tasks/{task_id}/session_anchor", SessionAnchor, *_OF_A_RUN)
     async def session_anchor(task_id: TaskId, request: Request) -> Response:
-        """Say which snapshot speaks for the run."""
+        """Say which snapshot the run's answers are read from."""
         return _show(await (await service.find(task_id)).make("session_anchor"), request)
 
     @_get(app, "/tasks/{task_id}/sota_factor_anchor", SotaFactorAnchor, *_OF_A_RUN, 507)
@@ -289,12 +315,22 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
         return None if with_token else str(request.base_url).rstrip("/")
 
     @_page(app, "/")
-    async def runs_page(request: Request, offset: Offset = 0) -> Response:
-        listing = await service.list_tasks(_RUNS_ON_A_PAGE, offset)
-        return _html(render_runs(listing, address(request)))
+    async def runs_page(
+        request: Request, offset: Offset = 0, sort: Order = None, reverse: Reverse = False
+    ) -> Response:
+        patience = None if sort is None else _PATIENCE
+        listing = await service.list_tasks(_RUNS_ON_A_PAGE, offset, patience, sort, reverse=reverse)
+        return _html(render_runs(listing, address(request), order=sort, reverse=reverse), LIST_POLICY)
+
+    @_page(app, "/compare")
+    async def compare_page(run: Compared = ()) -> Response:
+        found = await service.compare(dict.fromkeys(run))
+        return _html(render_comparison([compared_run(row, summary) for row, summary in found]))
 
     @_page(app, "/runs/{task_id}")
-    async def run_page(task_id: TaskId, request: Request, figures: bool = False) -> Response:
+    async def run_page(
+        task_id: TaskId, request: Request, figures: bool = False, loop: LoopOfPage = None
+    ) -> Response:
         view = await service.find(task_id)
         found, why = await service.find_figures(view), None
         if found is None and figures:
@@ -302,6 +338,7 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
                 found = await service.measure_factors(view.session.task_id)
             except SotaError as error:
                 why = in_words(error)
+        days = await service.find_backtest(view, loop)
         # In a thread, since a hundred formulas take their time.
         return _html(
             await asyncio.to_thread(
@@ -314,6 +351,10 @@ def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
                 address=address(request),
                 figures=None if found is None else FactorMetrics.model_validate_json(found.content or b""),
                 no_figures=why,
+                backtest=None if days is None else view_backtest(*days),
+                given_known=await service.knows(
+                    None if view.session.given is None else view.session.given.task_id
+                ),
             )
         )
 
@@ -342,7 +383,7 @@ def _get(
         responses[206] = {"description": "The bytes of the range that was asked for.", "content": content}
     else:
         responses[200] = {"description": "The document.", "model": answer}
-    responses[304] = {"description": "`If-None-Match`: it is as the client has it."}
+    responses[304] = {"description": "`If-None-Match`: the client's copy is current."}
 
     def register(endpoint: Endpoint) -> Endpoint:
         app.add_api_route(path, endpoint, methods=["GET"], responses=responses, response_class=Response)
@@ -374,5 +415,5 @@ def _show(asset: Asset, request: Request) -> Response:
     return response
 
 
-def _html(text: str) -> Response:
-    return HTMLResponse(text, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+def _html(text: str, policy: str = CONTENT_SECURITY_POLICY) -> Response:
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy})

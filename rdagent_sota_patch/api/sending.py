@@ -84,7 +84,7 @@ def respond(asset: Asset, headers: Headers, method: str) -> Response:
         raise ApiError(
             "asset-changed",
             f"{asset.key} is not the one that was asked for any more: it is {asset.etag} now.",
-            "The run moved on; ask for its anchor again and begin anew.",
+            "The run has changed; ask for its anchor again and start over.",
         )
     known = _joined(headers, "if-none-match")
     if known is not None and _matches(known, asset, weak=True):
@@ -229,7 +229,7 @@ def _open_asset(asset: Asset) -> FileIO:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise _altered(asset, "it is no file any more")
+            raise _altered(asset, "it is no longer a file")
         if asset.identity is not None and Identity.of(descriptor) != asset.identity:
             raise _altered(asset, "it was written to, or another one is in its place")
         if found.st_size != asset.size:

@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 log_level="error",
                 access_log=False,
-                # Who asks is nobody's business here, and a header that says so could be anybody's.
+                # The client's address is not used, and headers that claim one could be forged.
                 proxy_headers=False,
                 server_header=False,
                 h11_max_incomplete_event_size=limits.header_bytes,
@@ -142,7 +142,7 @@ def listen(host: str, port: int) -> socket.socket:
             raise OSError("no host is named")
         if not 0 <= port < 1 << 16:
             # The resolver would take it modulo 65,536.
-            raise OSError("there is no such port")
+            raise OSError("that port does not exist")
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # With its protocol by number: without, asyncio does not take the connections for TCP and leaves Nagle's
         # algorithm on, and every answer waits 40 ms for an acknowledgement.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +21,12 @@ TokenOption = Annotated[
 def serve(
     *,
     log_root: Annotated[
-        Path, typer.Option("--log-root", help="The folder that holds the runs' log folders.")
-    ],
+        Path | None,
+        typer.Option(
+            "--log-root",
+            help="The folder that holds the runs' log folders; beside LOG_TRACE_PATH, else ./log, if not given.",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", help="The address to listen on; any but the loopback needs a token.")
     ] = "127.0.0.1",
@@ -58,9 +63,10 @@ def serve(
 ) -> None:
     """Serve what runs produced over HTTP, read-only: a page for people, an API for programs."""
     from rdagent_sota_patch.cli.serve import ServeOptions, run_serve
+    from rdagent_sota_patch.sessions.logs import log_root as find_log_root
 
     options = ServeOptions(
-        log_root=log_root,
+        log_root=log_root or find_log_root(os.environ),
         host=host,
         port=port,
         token_file=token_file,
@@ -95,7 +101,7 @@ def sync(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a run's model, factors and input order from a results API, every byte held to its hash."""
+    """Fetch a run's model, factors and input order from a results API, every byte checked against its hash."""
     from rdagent_sota_patch.cli.serve import require_api
 
     require_api()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -12,6 +13,7 @@ from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_pro
 from rdagent_sota_patch.errors import TableError
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.results.schemas import ANNUALIZED_RETURN, MAX_DRAWDOWN
 from rdagent_sota_patch.sessions.budget import budget_of_answer
 from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rdagent_sota_patch.results.factor_metrics import FactorMetrics
-    from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
-
-ANNUALIZED_RETURN = "1day.excess_return_with_cost.annualized_return"
-MAX_DRAWDOWN = "1day.excess_return_with_cost.max_drawdown"
+    from rdagent_sota_patch.sessions.records import ExperimentRecord, GivenFactors, Session
 
 _COLUMNS = (
     ("IC", "IC"),
@@ -107,6 +106,7 @@ def _to_plain(session: Session) -> dict[str, Any]:
         }
         if sota
         else None,
+        "given": None if (given := session.given) is None else {"source": given.source, **asdict(given)},
     }
 
 
@@ -182,15 +182,32 @@ def _show(session: Session) -> None:
         out.print(f"loop {experiment.loop}: {clean(_subject(experiment))}", markup=False, soft_wrap=True)
         if experiment.workspace is not None:
             out.print(f"  {clean(experiment.workspace)}", style="dim", markup=False, soft_wrap=True)
+    given = session.given
+    if given is not None:
+        out.print(f"Given: {clean(_describe_given(given))}", style="green", markup=False, soft_wrap=True)
     if sota is None:
-        out.print(f"No SOTA factors in this log: {summarize(session)}.", style="yellow")
+        if given is None:
+            out.print(f"No SOTA factors in this log: {summarize(session)}.", style="yellow")
         return
     names = sota_names(session, sota)
+    origin = sota.inherited_from
+    place = (
+        f"loop {sota.loop}"
+        if origin is None
+        else f"inherited from loop {origin['loop']} of {origin['task_id']}"
+    )
     out.print(
-        f"SOTA: loop {sota.loop}, {len(names)} factors: {escape(clean(_listed(names)))}",
+        f"SOTA: {escape(clean(place))}, {len(names)} factors: {escape(clean(_listed(names)))}",
         style="green",
         soft_wrap=True,
     )
+
+
+def _describe_given(given: GivenFactors) -> str:
+    names = [name if loop is None else f"{name} (loop {loop})" for name, loop in given.factors]
+    place = "" if given.loop is None else f"loop {given.loop} of "
+    count = len(names)
+    return f"{count} SOTA {'factor' if count == 1 else 'factors'} of {place}{given.source}: {_listed(names)}"
 
 
 def _show_figures(found: FactorMetrics) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,19 @@ for command in (
 LogArgument = Annotated[
     Path, typer.Argument(help="A run's log folder, its __session__, one snapshot file, or 'latest'.")
 ]
+
+
+class RunSort(str, Enum):
+    """The columns of ``runs``; a test holds them to those of the results API."""
+
+    ENDED = "ended"
+    NAME = "name"
+    KIND = "kind"
+    LOOPS = "loops"
+    ACCEPTED = "accepted"
+    IC = "ic"
+    RETURN = "return"
+    FACTORS = "factors"
 
 
 def _print_version(wanted: bool) -> None:
@@ -111,6 +125,32 @@ def evidence(
     from rdagent_sota_patch.cli.evidence import run_evidence
 
     run_evidence(logs, page, as_json)
+
+
+@app.command()
+@reports_errors
+def runs(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="The folder that holds the runs' log folders; beside LOG_TRACE_PATH, else ./log, if not given.",
+        ),
+    ] = None,
+    *,
+    sort: Annotated[
+        RunSort, typer.Option("--sort", help="The column: the newest, the most or the best come first.")
+    ] = RunSort.ENDED,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="How many of the newest runs to read; 0 for all.")
+    ] = 2000,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs in a folder: kind, loops, accepted, best IC and return, SOTA; one that cannot be read says why."""
+    from rdagent_sota_patch.cli.runs import run_runs
+
+    run_runs(folder, as_json, order=sort.value, reverse=reverse, limit=limit)
 
 
 @app.command()

@@ -89,7 +89,7 @@ def _check_usage(options: RunOptions) -> None:
         raise typer.BadParameter("a number and s, m, h or d, such as 8h", param_hint="--duration")
     if wishes.factor_log is not None and (wishes.factor_loops or wishes.duration):
         raise typer.BadParameter(
-            "it stands in for the factor stage; leave out --factor-loops and --duration",
+            "it replaces the factor stage; leave out --factor-loops and --duration",
             param_hint="--factor-log",
         )
     if options.resume:

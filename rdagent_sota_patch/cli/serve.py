@@ -92,11 +92,11 @@ def run_serve(options: ServeOptions, as_json: bool) -> None:
 
 def _show(url: str, log_root: Path, access: Access) -> None:
     out.print(Text.assemble("Results of ", clean(log_root.absolute()), " at ", (url, "bold")), soft_wrap=True)
-    who = "who has the token" if access.token is not None else "this machine alone"
-    out.print(f"For {who}; read-only. Ctrl-C ends it.", style="dim")
+    who = "anyone who has the token" if access.token is not None else "this machine only"
+    out.print(f"Open to {who}; read-only. Ctrl-C stops it.", style="dim")
     if access.token is not None:
         err.print(
-            "! The token and all answers go over the network as they are: put a proxy with TLS in front.",
+            "! The token and all answers go over the network unencrypted: put a proxy with TLS in front.",
             style="yellow",
         )
 

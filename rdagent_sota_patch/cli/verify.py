@@ -181,7 +181,7 @@ def _show(bundle: Bundle, runs: dict[str, Replayed], trust: bool) -> None:
         soft_wrap=True,
     )
     if bundle.meta is None:
-        out.print("Factors alone: there is no model to replay.", style="yellow")
+        out.print("The bundle holds only factors: no model to replay.", style="yellow")
         return
     out.print(_how_it_ran(bundle.meta.kind, trust or bundle.signed), style="dim", soft_wrap=True)
     if not runs:
@@ -199,7 +199,7 @@ def _show(bundle: Bundle, runs: dict[str, Replayed], trust: bool) -> None:
             f"{replayed.rows:,}",
             f"{replayed.max_difference:.3g}",
             "" if correlation is None else f"{correlation:.6f}",
-            "[green]✓ the back-test's[/]" if replayed.within else "[red]✗ others[/]",
+            "[green]✓ the back-test's[/]" if replayed.within else "[red]✗ different[/]",
         )
     out.print(table)
 

@@ -43,6 +43,7 @@ class Source:
         metrics: Metrics of the source's own back-test, empty when it recorded none.
         origins: What is known of each factor, by experiments oldest first.
         tried: Every place in which the table was looked for.
+        task_id: The run that mined them; None where it is not known.
     """
 
     kind: SourceKind
@@ -53,6 +54,7 @@ class Source:
     metrics: Mapping[str, float] = field(default_factory=lambda: _NO_METRICS)
     origins: tuple[FactorOrigin, ...] = ()
     tried: tuple[Path, ...] = ()
+    task_id: str | None = None
 
     @property
     def loop(self) -> int | None:
@@ -137,6 +139,7 @@ def source_of(session: Session, roots: Sequence[Path] = ()) -> Source:
         metrics=experiment.metrics,
         origins=origins_of(experiment),
         tried=tried,
+        task_id=session.task_id,
     )
     if source.table is None:
         _require_code(source)
@@ -222,7 +225,13 @@ def _from_file(path: Path) -> Source:
     if provenance is None:
         return Source(SourceKind.FILE, path, path, tried=(path,))
     return Source(
-        SourceKind.FILE, path, path, metrics=provenance.metrics, origins=provenance.factors, tried=(path,)
+        SourceKind.FILE,
+        path,
+        path,
+        metrics=provenance.metrics,
+        origins=provenance.factors,
+        tried=(path,),
+        task_id=provenance.task_id or None,
     )
 
 

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 METRICS = (IC, ANNUALIZED_RETURN)
 """One panel each, from the top."""
 
-_TITLE = 22  # height of a panel's title line
-_PANEL = 120  # height of a panel's plot
-_GAP = 26  # between two panels
-_FOOT = 24  # under the last one, for the loops' numbers
+TITLE = 22  # height of a panel's title line
+HEIGHT = 120  # height of a panel's plot
+GAP = 26  # between two panels
+FOOT = 24  # under the last one, for the loops' numbers
 _EDGE = 2.5  # percent left free at either side
 _MOST_NUMBERS = 8  # of loops under the axis, so that they fit at phone width
 _SMALLEST = 1e-12  # of values that are told apart
@@ -127,14 +127,14 @@ def draw_chart(loops: Sequence[LoopItem]) -> Chart:
     """Place panels, lines and marks for a run's loops, oldest first; there must be at least one."""
     places = [_place(row, len(loops)) for row in range(len(loops))]
     scales = [
-        _Scale.over([_value(loop, name) for loop in loops], _top_of(i)) for i, name in enumerate(METRICS)
+        Scale.over([_value(loop, name) for loop in loops], _top_of(i)) for i, name in enumerate(METRICS)
     ]
     every = max(1, round(_step_up(len(loops) / _MOST_NUMBERS)))
     bottom = scales[-1].bottom
     own = next((row for row, loop in enumerate(loops) if loop.inherited_from is None), None)
     width = _width(len(loops))
     return Chart(
-        height=round(bottom + _FOOT),
+        height=round(bottom + FOOT),
         axis_y=bottom + 18,
         dense=len(loops) > _DENSE,
         own_from=places[own] - width / 2 if own else None,
@@ -166,13 +166,16 @@ def mark_of(loop: LoopItem) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class Scale:
+    """Where values of one panel stand, down from its ``top``, between a lowest and a highest one."""
+
     low: float
     high: float
     top: float
 
     @classmethod
-    def over(cls, values: Sequence[float | None], top: float) -> _Scale:
+    def over(cls, values: Sequence[float | None], top: float) -> Scale:
+        """A scale that has room for all of some values."""
         known = [value for value in values if value is not None]
         if not known:
             return cls(0.0, 1.0, top)
@@ -186,13 +189,16 @@ class _Scale:
 
     @property
     def bottom(self) -> float:
-        return self.top + _PANEL
+        """Of the plot, in pixels."""
+        return self.top + HEIGHT
 
     def y(self, value: float) -> float:
+        """Where a value stands, in pixels."""
         share = (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
-        return round(self.bottom - _PANEL * share, 2)
+        return round(self.bottom - HEIGHT * share, 2)
 
     def ticks(self, *, share: bool) -> Iterator[Tick]:
+        """Lines at round values, in percent for a share."""
         step = _step_up(self.high / 4 - self.low / 4)
         first = math.ceil(self.low / step)
         for number in range(first, math.floor(self.high / step) + 1):
@@ -200,7 +206,7 @@ class _Scale:
             yield Tick(self.y(value), format_tick(value, step, share=share), number == 0)
 
 
-def _panel(name: str, scale: _Scale, loops: Sequence[LoopItem], places: Sequence[float]) -> Panel:
+def _panel(name: str, scale: Scale, loops: Sequence[LoopItem], places: Sequence[float]) -> Panel:
     values = [_value(loop, name) for loop in loops]
     empty = all(value is None for value in values)
     return Panel(
@@ -217,7 +223,7 @@ def _panel(name: str, scale: _Scale, loops: Sequence[LoopItem], places: Sequence
     )
 
 
-def _reading(loop: LoopItem, name: str, scale: _Scale) -> Reading:
+def _reading(loop: LoopItem, name: str, scale: Scale) -> Reading:
     value = _value(loop, name)
     return Reading(
         title_y=scale.top - 8,
@@ -247,7 +253,7 @@ def _number(loop: int) -> str:
 
 
 def _top_of(panel: int) -> float:
-    return float(_TITLE + panel * (_PANEL + _GAP + _TITLE))
+    return float(TITLE + panel * (HEIGHT + GAP + TITLE))
 
 
 def _place(row: int, count: int) -> float:

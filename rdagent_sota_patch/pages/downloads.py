@@ -92,7 +92,7 @@ def _of_the_sota(manifest: TaskManifest, anchor: SotaFactorAnchor) -> list[Downl
 def _either(label: str, address: str | None, note: str, error: str | None) -> Download:
     if error is None and address is not None:
         return Download(label, address, note)
-    return Download(label, None, error or "It is not to be had.")
+    return Download(label, None, error or "Not available.")
 
 
 def task_address(task_id: str) -> str:

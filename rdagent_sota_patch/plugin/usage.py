@@ -33,7 +33,7 @@ def describe_source(sota: ActiveSota) -> dict[str, Any]:
         "source": {
             "kind": source.kind.value,
             "path": str(source.path),
-            "task_id": session.task_id if session else None,
+            "task_id": source.task_id,
             "snapshot": str(session.snapshot) if session else None,
             "loop": source.loop,
             "workspace": str(source.workspace) if source.workspace else None,

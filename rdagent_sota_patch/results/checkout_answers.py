@@ -58,7 +58,8 @@ class AlignmentPreview(Answer):
         int | None, Field(description="Columns that the model was trained on; null where it is not known.")
     ]
     model_source: Annotated[
-        Text | None, Field(description="What says so: weights and fitted processors, held to each other.")
+        Text | None,
+        Field(description="What the number is taken from: the weights, compared with the fitted processors."),
     ]
     expected_total_features: Annotated[Count, Field(description="SOTA factors and Alpha features together.")]
     is_aligned: Annotated[bool, Field(description="Whether that is the number of the model's columns.")]

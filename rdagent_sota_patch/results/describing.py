@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,15 +16,19 @@ from rdagent_sota_patch.results.schemas import (
     BasedFactorEntry,
     Best,
     FactorItem,
+    GivenFactor,
+    GivenItem,
     LoopItem,
     LoopList,
     ModelCode,
     ModelItem,
     Origin,
+    ProblemItem,
     RunKind,
     SessionAnchor,
     SotaFactorAnchor,
     SotaItem,
+    TaskItem,
     TaskManifest,
     TaskSummary,
 )
@@ -31,9 +36,10 @@ from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.records import ExperimentKind
 
 if TYPE_CHECKING:
+    from rdagent_sota_patch.errors import SotaError
     from rdagent_sota_patch.results.assets import Asset
     from rdagent_sota_patch.results.sota import Sota
-    from rdagent_sota_patch.sessions.records import ExperimentRecord, Factor, Model, Session
+    from rdagent_sota_patch.sessions.records import ExperimentRecord, Factor, GivenFactors, Model, Session
 
 _METRICS = ("IC", "ICIR", "Rank IC", ANNUALIZED_RETURN, MAX_DRAWDOWN)
 """The larger the better, drawdown included, which is negative."""
@@ -44,6 +50,78 @@ _NO_ENTRY = "The session does not hold the code of any factor of the experiment 
 
 _LAST_MOMENT = 253402300799.0
 """The end of the year 9999."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutline:
+    """A run's row among others: what its own loops reached. See `TaskItem` for the fields."""
+
+    kind: RunKind
+    ended: datetime | None
+    loops: int
+    accepted: int
+    rejected: int
+    best: tuple[Best, ...]
+    sota_loop: int | None
+    sota_factors: int | None
+    given_from: str | None
+    given_factors: int | None
+
+
+def outline_run(session: Session) -> RunOutline:
+    """The figures of a run that the list, the summary and ``rdagent-sota runs`` show."""
+    own = [each for each in session.experiments if each.inherited_from is None]
+    accepted = [each for each in own if each.decision]
+    sota = session.sota if session.sota is not None and session.sota.accepted_here else None
+    given = session.given
+    return RunOutline(
+        kind=run_kind(session),
+        ended=session.ended,
+        loops=len(session.experiments),
+        accepted=len(accepted),
+        rejected=len(own) - len(accepted),
+        best=tuple(filter(None, (_find_best(accepted, metric) for metric in _METRICS))),
+        sota_loop=None if sota is None else sota.loop,
+        sota_factors=None
+        if sota is None
+        else len(
+            {each.name for record in (*sota.based_on, sota) for each in record.factors if each.implemented}
+        ),
+        given_from=None if given is None else given.source,
+        given_factors=None if given is None else len(given.factors),
+    )
+
+
+def describe_row(task_id: str, outline: RunOutline, updated: float) -> TaskItem:
+    """A run in the list."""
+    return TaskItem(
+        task_id=task_id,
+        updated_at_utc=describe_time(updated),
+        ended_at_utc=None if outline.ended is None else outline.ended.isoformat(timespec="milliseconds"),
+        kind=outline.kind,
+        loops=outline.loops,
+        accepted=outline.accepted,
+        best=outline.best,
+        has_sota=outline.sota_loop is not None,
+        sota_loop=outline.sota_loop,
+        sota_factors=outline.sota_factors,
+        given_from=outline.given_from,
+        given_factors=outline.given_factors,
+        problem=None,
+    )
+
+
+def describe_unreadable(task_id: str, error: SotaError, updated: float) -> TaskItem:
+    """The row of a run that cannot be read."""
+    first = error.problems[0]
+    return TaskItem(
+        task_id=task_id,
+        updated_at_utc=describe_time(updated),
+        kind=None,
+        loops=0,
+        has_sota=False,
+        problem=ProblemItem(slug=first.slug, message=first.message, hint=first.hint),
+    )
 
 
 def describe_time(seconds: float) -> str:
@@ -127,18 +205,18 @@ def describe_manifest(session: Session, sota: Sota | None, updated: float) -> Ta
 
 def describe_summary(session: Session, sota: Sota | None, updated: float) -> TaskSummary:
     """``/tasks/{task_id}/summary``."""
-    own = [each for each in session.experiments if each.inherited_from is None]
-    accepted = [each for each in own if each.decision]
-    models = [each for each in accepted if each.kind is ExperimentKind.MODEL]
+    outline = outline_run(session)
+    models = session.accepted(ExperimentKind.MODEL)
     return TaskSummary(
         task_id=session.task_id,
         updated_at_utc=describe_time(updated),
-        kind=run_kind(session),
-        hist_len=len(session.experiments),
-        accepted=len(accepted),
-        rejected=len(own) - len(accepted),
-        inherited=len(session.experiments) - len(own),
-        best=tuple(filter(None, (_find_best(accepted, metric) for metric in _METRICS))),
+        kind=outline.kind,
+        hist_len=outline.loops,
+        accepted=outline.accepted,
+        rejected=outline.rejected,
+        inherited=outline.loops - outline.accepted - outline.rejected,
+        best=outline.best,
+        given=_describe_given(session.given),
         sota=None if sota is None else _describe_sota(sota),
         last_accepted_model=_describe_loop(models[-1], sota) if models else None,
         skipped_snapshots=len(session.skipped),
@@ -303,6 +381,19 @@ def _describe_loop(record: ExperimentRecord, sota: Sota | None) -> LoopItem:
         sota_factor_count=_count(source.get("sota_factor_count")),
         num_features=_count(source.get("num_features")),
         inherited_from=None if origin is None else Origin(task_id=origin["task_id"], loop=origin["loop"]),
+        given_from=None if (given := record.given) is None else given.source,
+    )
+
+
+def _describe_given(given: GivenFactors | None) -> GivenItem | None:
+    if given is None:
+        return None
+    return GivenItem(
+        source=given.source,
+        kind=given.kind,
+        task_id=given.task_id,
+        loop=given.loop,
+        factors=tuple(GivenFactor(name=name, loop=loop) for name, loop in given.factors),
     )
 
 

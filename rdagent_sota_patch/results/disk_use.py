@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from rdagent_sota_patch.errors import ApiError
 from rdagent_sota_patch.results.fields import TaskId, Text, Why
 from rdagent_sota_patch.results.schemas import Answer
 from rdagent_sota_patch.sessions.workspaces import workspace_candidates
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path, PurePath
 
-    from rdagent_sota_patch.sessions.records import Session
+    from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 
 _MEGABYTE = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -84,8 +85,27 @@ def list_workspaces(session: Session, roots: Sequence[Path], *, quick: bool) -> 
     )
 
 
-def _describe(recorded: PurePath, session: Session, roots: Sequence[Path], budget: _Budget) -> WorkspaceItem:
-    found = next(
+def find_named(record: ExperimentRecord, session: Session, roots: Sequence[Path]) -> Path:
+    """An experiment's workspace on this machine, if it is called as RD-Agent calls them.
+
+    Raises:
+        ApiError: ``asset-not-available``.
+    """
+    place = None if record.workspace is None else _find(record.workspace, session, roots)
+    if place is None:
+        what = (
+            "names no workspace" if record.workspace is None else f"{record.workspace} is not on this machine"
+        )
+        raise ApiError(
+            "asset-not-available",
+            f"Loop {record.loop} of {session.task_id}: {what}.",
+            "If workspaces were moved, set SOTA_WORKSPACE_ROOT to the folder that holds them.",
+        )
+    return place
+
+
+def _find(recorded: PurePath, session: Session, roots: Sequence[Path]) -> Path | None:
+    return next(
         (
             place
             for place in workspace_candidates(recorded, session.log, roots)
@@ -93,6 +113,10 @@ def _describe(recorded: PurePath, session: Session, roots: Sequence[Path], budge
         ),
         None,
     )
+
+
+def _describe(recorded: PurePath, session: Session, roots: Sequence[Path], budget: _Budget) -> WorkspaceItem:
+    found = _find(recorded, session, roots)
     if found is None:
         why = "It is not on this machine." if _NAME.search(str(recorded)) else "No workspace is called so."
         return WorkspaceItem(name=recorded.name, path=str(recorded), size_mb=None, size_mb_error=why)

@@ -16,7 +16,10 @@ Text = Annotated[str, BeforeValidator(_writable)]
 """Text of a log, or about it."""
 
 Why = Annotated[
-    Text | None, Field(description="Why the field of this name, without `_error`, is null; null when well.")
+    Text | None,
+    Field(
+        description="Why the field of this name, without `_error`, is null; null when that field is given."
+    ),
 ]
 TaskId = Annotated[Text, Field(description="The run's id, also where `latest` was asked for.")]
 Updated = Annotated[Text, Field(description="When its newest snapshot was written, in ISO 8601 with offset.")]
@@ -31,7 +34,7 @@ Signed = Annotated[
     ),
 ]
 Formula = Annotated[Text, Field(description="LaTeX, as the language model wrote it.")]
-Hypothesis = Annotated[Text, Field(description="What it was to show.")]
+Hypothesis = Annotated[Text, Field(description="What the experiment set out to show.")]
 Metrics = Annotated[
     dict[Text, float | None],
     Field(description="Qlib's, by their names in `qlib_res.csv`; null for NaN. Empty without a result."),

@@ -8,15 +8,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.sessions.signature import find_key
 from rdagent_sota_patch.sessions.snapshots import read_session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rdagent_sota_patch.results.curves import Curves
+    from rdagent_sota_patch.results.describing import RunOutline
     from rdagent_sota_patch.sessions.records import Session
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from rdagent_sota_patch.results.reader_process import main; main()"
@@ -25,6 +30,11 @@ _AT_A_TIME = 2
 _SOON = 0.5
 """Seconds after which a reading counts as one that takes long, and makes room for another."""
 _LONGEST = 300.0
+_LONGEST_CURVES = 20.0
+_LONGEST_OUTLINE = 10.0
+"""Seconds for each log of many: a list is to come soon, and says of a slow one that it is."""
+_OFTEN = 0.02
+"""Seconds between two looks for the next outline."""
 
 
 class Reader:
@@ -49,7 +59,7 @@ class Reader:
         if not hasattr(os, "fork"):
             return read_session(log, key=key)
         with self._soon:
-            reading = self._begin(log, key)
+            reading = self._begin({"log": os.fspath(log.absolute())}, key)
             if reading.ended.wait(_SOON):
                 return reading.result()
             goes_on = self._long.acquire(blocking=False)
@@ -59,7 +69,7 @@ class Reader:
             self._long.acquire()
         try:
             if not goes_on:
-                reading = self._begin(log, key)
+                reading = self._begin({"log": os.fspath(log.absolute())}, key)
             if not reading.ended.wait(_LONGEST):
                 reading.end()
                 raise ApiError(
@@ -70,6 +80,67 @@ class Reader:
             return reading.result()
         finally:
             self._long.release()
+
+    def outline(self, logs: Sequence[Path]) -> Iterator[tuple[int, RunOutline | SotaError]]:
+        """The outlines of many runs with their places in ``logs``, or what is wrong with a log; each once it is known.
+
+        One process reads one log after the other. A log that takes long makes room for the others and is read after
+        them; one that takes too long, or more memory than there is, is given up.
+        """
+        key = find_key()
+        waiting = list(range(len(logs)))
+        for patience in (_SOON, _LONGEST_OUTLINE):
+            slow: list[int] = []
+            while waiting:
+                if not hasattr(os, "fork"):
+                    yield waiting[0], _outline_here(logs[waiting[0]], key)
+                    del waiting[0]
+                    continue
+                reading = self._begin({"logs": [os.fspath(logs[each].absolute()) for each in waiting]}, key)
+                done = 0
+                try:
+                    for outcome in reading.outlines(patience):
+                        yield waiting[done], outcome
+                        done += 1
+                    if done < len(waiting):
+                        place, in_time = waiting[done], reading.ended.is_set()
+                        if in_time or patience == _LONGEST_OUTLINE:
+                            yield place, _gave_none(logs[place], in_time=in_time)
+                        else:
+                            slow.append(place)
+                finally:
+                    reading.end()
+                del waiting[: done + 1]
+            waiting = slow
+
+    def read_curves(self, workspace: Path, hint: Mapping[str, Any] | None) -> Curves:
+        """Read the lines of the back-test in a workspace.
+
+        Args:
+            workspace: On this machine.
+            hint: What the session recorded about the weights of that back-test.
+
+        Raises:
+            SotaError: ``reading-took-too-long``, or its process ended without a result.
+        """
+        if not hasattr(os, "fork"):
+            from rdagent_sota_patch.recorders.recorder import parse_hint
+            from rdagent_sota_patch.results.curves import read_curves
+
+            return read_curves(workspace, None if hint is None else parse_hint(hint))
+        with self._soon:
+            reading = self._begin(
+                {"workspace": os.fspath(workspace), "hint": None if hint is None else dict(hint)}, None
+            )
+            if not reading.ended.wait(_LONGEST_CURVES):
+                reading.end()
+                raise ApiError(
+                    "reading-took-too-long",
+                    f"The back-test in {workspace} was not read within {_LONGEST_CURVES:.0f} seconds.",
+                    "See how large its files below mlruns are.",
+                )
+            curves: Curves = reading.take()
+            return curves
 
     def make_ready(self) -> None:
         """Start the process that reads, if it does not run, and wait until it can."""
@@ -84,9 +155,9 @@ class Reader:
             if self._process is not None:
                 self._process.stop()
 
-    def _begin(self, log: Path, key: bytes | None) -> _Reading:
+    def _begin(self, what: dict[str, object], key: bytes | None) -> _Reading:
         with self._lock:
-            return self._started().begin(log, key)
+            return self._started().begin(what, key)
 
     def _started(self) -> _Process:
         if self._closed:
@@ -97,17 +168,17 @@ class Reader:
 
 
 class _Reading:
-    """One log that is being read.
+    """A process that reads one log, or several.
 
     Attributes:
         ended: Set when its process has ended, in whatever way.
     """
 
-    def __init__(self, process: _Process, number: int, log: Path) -> None:
+    def __init__(self, process: _Process, number: int, what: dict[str, object]) -> None:
         self.ended = threading.Event()
         self._process = process
         self._number = number
-        self._log = log
+        self._log = what.get("log") or what.get("workspace")
         self.target = process.folder / f"{number}"
 
     def end(self) -> None:
@@ -117,6 +188,11 @@ class _Reading:
         self.target.unlink(missing_ok=True)
 
     def result(self) -> Session:
+        """The session that was read; see `take` for what it raises."""
+        session: Session = self.take()
+        return session
+
+    def take(self) -> Any:
         """What was read.
 
         Raises:
@@ -127,16 +203,38 @@ class _Reading:
         try:
             outcome = unpack(self.target.read_bytes())
         except OSError:
-            raise SotaError(
-                "no-readable-snapshot",
-                f"The process that read {self._log} ended without a result; it may have needed too much memory.",
-                "See with rdagent-sota inspect what it says.",
-            ) from None
+            raise _gave_none(self._log, in_time=True) from None
         finally:
             self.target.unlink(missing_ok=True)
         if isinstance(outcome, SotaError):
             raise outcome
         return outcome
+
+    def outlines(self, patience: float) -> Iterator[RunOutline | SotaError]:
+        """What it has read, as it comes; ends with its process, or when the next takes ``patience`` seconds."""
+        from rdagent_sota_patch.results.reader_process import LENGTH, unpack
+
+        place, since = 0, time.monotonic()
+        while time.monotonic() - since < patience:
+            # Asked before the file is read: what is written by then is all that comes.
+            over = self.ended.wait(_OFTEN)
+            content = self._read_from(place)
+            while len(content) >= LENGTH:
+                end = LENGTH + int.from_bytes(content[:LENGTH], "big")
+                if len(content) < end:
+                    break
+                yield unpack(content[LENGTH:end])
+                content, place, since = content[end:], place + end, time.monotonic()
+            if over:
+                return
+
+    def _read_from(self, place: int) -> memoryview:
+        try:
+            with self.target.open("rb") as file:
+                file.seek(place)
+                return memoryview(file.read())
+        except FileNotFoundError:
+            return memoryview(b"")
 
 
 class _Process:
@@ -169,14 +267,14 @@ class _Process:
         """Whether it has ended."""
         return not self._listener.is_alive()
 
-    def begin(self, log: Path, key: bytes | None) -> _Reading:
-        """Have a log read."""
+    def begin(self, what: dict[str, object], key: bytes | None) -> _Reading:
+        """Have a log read, or several."""
         self._count += 1
-        reading = self._readings[self._count] = _Reading(self, self._count, log)
+        reading = self._readings[self._count] = _Reading(self, self._count, what)
         self.say(
             {
+                **what,
                 "id": self._count,
-                "log": os.fspath(log.absolute()),
                 "key": None if key is None else key.hex(),
                 "target": str(reading.target),
             }
@@ -203,6 +301,29 @@ def _listen(said: IO[bytes], readings: dict[int, _Reading], ready: threading.Eve
     ready.set()
     for reading in list(readings.values()):
         reading.ended.set()
+
+
+def _outline_here(log: Path, key: bytes | None) -> RunOutline | SotaError:
+    from rdagent_sota_patch.results.describing import outline_run
+
+    try:
+        return outline_run(read_session(log, key=key))
+    except SotaError as error:
+        return error
+
+
+def _gave_none(log: object, *, in_time: bool) -> SotaError:
+    if in_time:
+        return SotaError(
+            "no-readable-snapshot",
+            f"The process that read {log} ended without a result; it may have needed too much memory.",
+            "See with rdagent-sota inspect what it says.",
+        )
+    return ApiError(
+        "reading-took-too-long",
+        f"The log {log} was not read within {_LONGEST_OUTLINE:.0f} seconds.",
+        "rdagent-sota inspect reads it, however long that takes.",
+    )
 
 
 def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:

@@ -1,6 +1,8 @@
 """The process that reads logs for the server: for each one a child, which the server can have ended.
 
 Orders come as lines of JSON on stdin: ``{"id", "log", "key", "target"}`` starts a reading, ``{"end": id}`` ends one.
+With ``workspace`` and ``hint`` in place of ``log``, the lines of a back-test are read.
+With ``logs`` in place of ``log``, one child reads all of them, and gives an outline of each as soon as it has it.
 For each child that has ended, its id goes to stdout, after a 0 for being ready. What was read is in ``target``.
 """
 
@@ -17,15 +19,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.errors import SnapshotError, SotaError
+from rdagent_sota_patch.results.describing import RunOutline, outline_run
 from rdagent_sota_patch.sessions.records import Session, Signature
 from rdagent_sota_patch.sessions.snapshots import read_session
+
+if TYPE_CHECKING:
+    from rdagent_sota_patch.results.curves import Curves
 
 _MOST_FACTORS = 10_000
 """Of strangers, and four times that of this machine's own; each is described in every answer."""
 _MOST_MEMORY = 4 << 30
+LENGTH = 8
+"""Bytes of the length in front of each outline."""
 _LOWER = 10
 """Whoever only reads gives way to what answers."""
 
@@ -58,19 +66,19 @@ def main() -> None:
         _kill(pid)
 
 
-def pack(outcome: Session | SotaError) -> bytes:
-    """A session, or what is wrong with a log, as bytes that `unpack` takes."""
+def pack(outcome: Session | RunOutline | Curves | SotaError) -> bytes:
+    """A session, its outline, a back-test's lines, or what is wrong, as bytes that `unpack` takes."""
     file = io.BytesIO()
     pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
     pickler.dispatch_table = {MappingProxyType: lambda mapping: (_mapping, (dict(mapping),))}
-    pickler.dump(outcome if isinstance(outcome, Session) else (type(outcome), outcome.problems))
+    pickler.dump((type(outcome), outcome.problems) if isinstance(outcome, SotaError) else outcome)
     return file.getvalue()
 
 
-def unpack(content: bytes) -> Session | SotaError:
+def unpack(content: bytes | memoryview) -> Any:
     """What `pack` was given. For bytes of this package's own process alone: they are unpickled."""
     found = pickle.loads(content)
-    if isinstance(found, Session):
+    if not isinstance(found, tuple):
         return found
     kind, problems = found
     error: SotaError = kind.of(problems)
@@ -114,13 +122,32 @@ def _read(order: dict[str, Any]) -> None:
     os.nice(_LOWER)
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     key = None if order["key"] is None else bytes.fromhex(order["key"])
-    outcome: Session | SotaError
+    if "workspace" in order:
+        # Not needed for logs, and pandas takes its time.
+        from rdagent_sota_patch.recorders.recorder import parse_hint
+        from rdagent_sota_patch.results.curves import read_curves
+
+        hint = None if order["hint"] is None else parse_hint(order["hint"])
+        Path(order["target"]).write_bytes(pack(read_curves(Path(order["workspace"]), hint)))
+        return
+    if "log" in order:
+        Path(order["target"]).write_bytes(pack(_read_session(order["log"], key)))
+        return
+    with Path(order["target"]).open("wb") as file:
+        for log in order["logs"]:
+            outcome = _read_session(log, key)
+            content = pack(outline_run(outcome) if isinstance(outcome, Session) else outcome)
+            file.write(len(content).to_bytes(LENGTH, "big") + content)
+            file.flush()
+
+
+def _read_session(log: str, key: bytes | None) -> Session | SotaError:
     try:
-        outcome = read_session(Path(order["log"]), key=key)
-        _require_describable(outcome)
+        session = read_session(Path(log), key=key)
+        _require_describable(session)
     except SotaError as error:
-        outcome = error
-    Path(order["target"]).write_bytes(pack(outcome))
+        return error
+    return session
 
 
 def _require_describable(session: Session) -> None:

@@ -21,12 +21,15 @@ from rdagent_sota_patch.results.fields import (
     Why,
 )
 
+IC = "IC"
 ANNUALIZED_RETURN = "1day.excess_return_with_cost.annualized_return"
 MAX_DRAWDOWN = "1day.excess_return_with_cost.max_drawdown"
 INFORMATION_RATIO = "1day.excess_return_with_cost.information_ratio"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256, in hexadecimal.")]
 RunKind = Literal["factor", "model", "quant", "other"]
+COMMANDS: dict[RunKind, str] = {"factor": "fin_factor", "model": "fin_model", "quant": "fin_quant"}
+"""RD-Agent's command for each kind of run."""
 _CLASSES = {"factor": "QlibFactorExperiment", "model": "QlibModelExperiment"}
 Kind = Annotated[RunKind, Field(description="Of `rdagent fin_factor`, `fin_model` or `fin_quant`.")]
 
@@ -67,6 +70,46 @@ class Health(Answer):
     version: Annotated[Text, Field(description="Of rdagent-sota-patch.")]
 
 
+class Best(Answer):
+    """The best value of a metric among the accepted loops."""
+
+    metric: Annotated[Text, Field(description="Its name in `qlib_res.csv`.")]
+    value: Annotated[float, Field(description="The best one.")]
+    loop: Annotated[int, Field(description="The loop that reached it.")]
+
+
+BestValues = Annotated[
+    tuple[Best, ...],
+    Field(
+        description="IC, ICIR, Rank IC, annualized return and maximum drawdown, each the best of the accepted loops."
+    ),
+]
+
+
+class GivenFactor(Answer):
+    """A factor that a model was given."""
+
+    name: Annotated[Text, Field(description="Its column in the factor table.")]
+    loop: Annotated[int | None, Field(description="The source's loop that proposed it; null when unknown.")]
+
+
+class GivenItem(Answer):
+    """Where the SOTA factors of a model come from, as the plugin recorded it."""
+
+    source: Annotated[
+        Text,
+        Field(
+            description="The run's id; for factors of a workspace or a saved file, which may not name a run, its path."
+        ),
+    ]
+    kind: Annotated[Text, Field(description="`log`, `workspace` or `file`.")]
+    task_id: Annotated[Text | None, Field(description="The run's id; null when it is not known.")]
+    loop: Annotated[
+        int | None, Field(description="The source's accepted loop whose table it is; null when unknown.")
+    ]
+    factors: Annotated[tuple[GivenFactor, ...], Field(description="In the order of the factor table.")]
+
+
 class TaskItem(Answer):
     """One run in the list."""
 
@@ -78,13 +121,35 @@ class TaskItem(Answer):
             description="Of `rdagent fin_factor`, `fin_model` or `fin_quant`; null when it cannot be read."
         ),
     ]
-    loops: Annotated[int, Field(ge=0, description="Length of its history: loops that were judged.")]
+    loops: Annotated[int, Field(ge=0, description="Loops in its history that have a decision.")]
     has_sota: HasSota
     problem: Annotated[ProblemItem | None, Field(description="Why it cannot be read; null when it can.")]
+    ended_at_utc: Annotated[
+        Text | None,
+        Field(
+            description="When its last step ended, by the log itself, in ISO 8601; null where the log does not say."
+        ),
+    ] = None
+    accepted: Annotated[int, Field(ge=0, description="Loops that it accepted, inherited ones aside.")] = 0
+    best: BestValues = ()
+    sota_loop: Annotated[
+        int | None, Field(description="Loop of the last factor experiment that it accepted; null for none.")
+    ] = None
+    sota_factors: Annotated[
+        int | None, Field(description="How many factors were accepted up to that loop; null for none.")
+    ] = None
+    given_from: Annotated[
+        Text | None,
+        Field(
+            description="The run, or the path, whose SOTA factors its last loop that was given any was given; null "
+            "for none."
+        ),
+    ] = None
+    given_factors: Annotated[int | None, Field(description="How many they are; null for none.")] = None
 
 
 class TaskList(Answer):
-    """Runs, newest first."""
+    """Runs, newest first unless another order was asked for."""
 
     tasks: Annotated[tuple[TaskItem, ...], Field(description="The runs that were asked for.")]
     total: Annotated[int, Field(ge=0, description="How many there are.")]
@@ -192,6 +257,10 @@ class LoopItem(Answer):
     inherited_from: Annotated[
         Origin | None, Field(description="The run it was taken over from; null for the run's own.")
     ]
+    given_from: Annotated[
+        Text | None,
+        Field(description="The run, or the path, whose SOTA factors it was given; null for none."),
+    ] = None
 
     @computed_field(description="The same as `loop`.")  # type: ignore[prop-decorator]
     @property
@@ -313,14 +382,6 @@ class LoopList(Answer):
         return len(self.loops)
 
 
-class Best(Answer):
-    """The best value of a metric among the accepted loops."""
-
-    metric: Annotated[Text, Field(description="Its name in `qlib_res.csv`.")]
-    value: Annotated[float, Field(description="The best one.")]
-    loop: Annotated[int, Field(description="The loop that reached it.")]
-
-
 class SotaItem(Answer):
     """The last accepted factor experiment."""
 
@@ -346,20 +407,25 @@ class TaskSummary(Answer):
     accepted: Annotated[int, Field(ge=0, description="Loops that were accepted, inherited ones aside.")]
     rejected: Annotated[int, Field(ge=0, description="Loops that were not, inherited ones aside.")]
     inherited: Annotated[int, Field(ge=0, description="Loops taken over from another run.")]
-    best: Annotated[
-        tuple[Best, ...], Field(description="IC, ICIR, Rank IC, annualized return and maximum drawdown.")
-    ]
+    best: BestValues
     sota: Annotated[
         SotaItem | None, Field(description="The last accepted factor experiment; null where there is none.")
     ]
     last_accepted_model: Annotated[LoopItem | None, Field(description="The last accepted model experiment.")]
+    given: Annotated[
+        GivenItem | None,
+        Field(
+            description="Where the SOTA factors come from that its last loop which was given any was given; null for "
+            "none."
+        ),
+    ] = None
     skipped_snapshots: Annotated[
         int, Field(ge=0, description="Newer snapshots that could not be read, such as one being written.")
     ]
 
 
 class SessionAnchor(Answer):
-    """Which snapshot speaks for a run."""
+    """Which snapshot a run's answers are read from."""
 
     ok: Annotated[Literal[True], Field(description="Always true: without a snapshot it is a problem.")] = True
     task_id: TaskId
@@ -377,7 +443,7 @@ class SessionAnchor(Answer):
 class BasedFactorEntry(Answer):
     """An earlier accepted factor experiment, which the SOTA was built on."""
 
-    based_index: Annotated[int, Field(ge=0, description="The `i` of `based_factor_{i}/…`; 0 is the oldest.")]
+    based_index: Annotated[int, Field(ge=0, description="The `i` in `based_factor_{i}/…`; 0 is the oldest.")]
     factors: Annotated[tuple[Text, ...], Field(description="Names of its factors.")]
     resolved_factor_entry_key: Annotated[
         Text | None, Field(description="Key of the code of its first factor that was implemented.")

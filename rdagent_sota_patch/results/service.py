@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,25 +42,32 @@ from rdagent_sota_patch.results.checkout_answers import (
 from rdagent_sota_patch.results.describing import (
     bundle_stages,
     describe_model_code,
-    describe_time,
-    run_kind,
     why_none,
 )
 from rdagent_sota_patch.results.disk_use import WorkspaceList, list_workspaces
 from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest
 from rdagent_sota_patch.results.factor_metrics import find_inputs, name_inputs
-from rdagent_sota_patch.results.schemas import ModelCode, ProblemItem, TaskItem, TaskList
+from rdagent_sota_patch.results.outlines import Outlines, sort_runs
+from rdagent_sota_patch.results.schemas import ModelCode, TaskList
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Spool, in_words
-from rdagent_sota_patch.results.tasks import LATEST, Task, TaskFolder
+from rdagent_sota_patch.results.tasks import LATEST, TaskFolder
 from rdagent_sota_patch.results.views import RunView, Views
-from rdagent_sota_patch.sessions.logs import last_written
+from rdagent_sota_patch.sessions.records import ExperimentKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rdagent_sota_patch.results.assets import Asset
     from rdagent_sota_patch.results.bundles import ServedBundle
+    from rdagent_sota_patch.results.curves import Curves
     from rdagent_sota_patch.results.exporter import Stage
+    from rdagent_sota_patch.results.outlines import RunOrder
+    from rdagent_sota_patch.results.schemas import TaskItem, TaskSummary
+    from rdagent_sota_patch.sessions.records import Session
 
 
+_LISTING = 8
+"""Lists that are waited for at a time; they are made one after the other."""
 _FIGURES_BYTES = 1 << 30
 """Kilobytes each."""
 
@@ -113,37 +121,45 @@ class Service:
         # With an exporter of its own: neither kind waits for the other.
         self._figures = Figures(figures, _FIGURES_BYTES, Exporter(folders.roots, None))
         self._data = folders.data
-        self._listing: set[asyncio.Future[TaskItem]] = set()
+        self._outlines = Outlines()
+        self._listing = ThreadPoolExecutor(_LISTING, thread_name_prefix="listing")
         self._roots = folders.roots
 
     async def close(self) -> None:
         """End what is under way, such as an export; nothing can be asked afterwards."""
-        for work in tuple(self._listing):
-            work.cancel()
+        self._outlines.close()
+        self._listing.shutdown(wait=False, cancel_futures=True)
         self._views.close()
         await self._bundles.close()
         await self._figures.close()
 
-    async def list_tasks(self, limit: int, offset: int, patience: float | None = None) -> TaskList:
-        """Some of the runs, newest first; one that cannot be read is listed with the reason.
+    async def list_tasks(
+        self,
+        limit: int,
+        offset: int,
+        patience: float | None = None,
+        order: RunOrder | None = None,
+        *,
+        reverse: bool = False,
+    ) -> TaskList:
+        """Some of the runs; one that cannot be read is listed with the reason.
 
         Args:
             limit: How many.
             offset: How many to pass over.
             patience: Seconds; a run that is not read by then is listed as such, and read all the same.
+            order: By which column, for which all runs are read; the newest written first, when not given.
+            reverse: The other way round.
         """
         tasks = await asyncio.to_thread(self._tasks.list)
-        chosen = tasks[offset : offset + limit]
-        work = [asyncio.ensure_future(self._describe(task)) for task in chosen]
-        if work:
-            self._listing.update(work)
-            for each in work:
-                each.add_done_callback(self._listing.discard)
-            await asyncio.wait(work, timeout=patience)
-        items = [
-            done.result() if done.done() else await _describe_unreadable(task, _not_yet(task))
-            for task, done in zip(chosen, work, strict=True)
-        ]
+        chosen = tasks if order is not None else tasks[offset : offset + limit]
+        work = asyncio.get_running_loop().run_in_executor(self._listing, self._outlines.read, chosen)
+        # Whoever went on without it does not ask how it ended.
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait([work], timeout=patience)
+        items = work.result() if work.done() else await asyncio.to_thread(self._outlines.known, chosen)
+        if order is not None:
+            items = sort_runs(items, order, reverse=reverse)[offset : offset + limit]
         return TaskList(tasks=tuple(items), total=len(tasks), limit=limit, offset=offset)
 
     async def find(self, task_id: str) -> RunView:
@@ -159,6 +175,44 @@ class Service:
         if task is None:
             task = await asyncio.to_thread(self._tasks.find, task_id)
         return await self._views.get(task)
+
+    async def compare(self, task_ids: Iterable[str]) -> list[tuple[TaskItem, TaskSummary | None]]:
+        """Rows of some runs, each with its summary; without one where it cannot be read.
+
+        Raises:
+            ApiError: ``task-not-found``.
+        """
+        tasks = [await asyncio.to_thread(self._tasks.find, task_id) for task_id in task_ids]
+        rows = await asyncio.get_running_loop().run_in_executor(self._listing, self._outlines.read, tasks)
+        summaries: list[TaskSummary | None] = []
+        for row, task in zip(rows, tasks, strict=True):
+            summaries.append(None if row.problem is not None else (await self._views.get(task)).summary)
+        return list(zip(rows, summaries, strict=True))
+
+    async def knows(self, task_id: str | None) -> bool:
+        """Whether a run of that id is here."""
+        if task_id is None:
+            return False
+        try:
+            await asyncio.to_thread(self._tasks.find, task_id)
+        except ApiError:
+            return False
+        return True
+
+    async def find_backtest(self, view: RunView, loop: int | None) -> tuple[int, Curves | SotaError] | None:
+        """The lines of a loop's back-test, or why there are none; None for a run without a back-test of its own.
+
+        Args:
+            view: The run.
+            loop: Of it; the last accepted model's, the SOTA's or the newest with a result, if not given.
+
+        Raises:
+            ApiError: ``loop-not-found``.
+        """
+        chosen = _loop_to_show(view.session) if loop is None else loop
+        if chosen is None:
+            return None
+        return chosen, await asyncio.to_thread(self._views.curves, view, chosen)
 
     async def find_asset(self, task_id: str, key: str, *, replay: bool, asked: str | None = None) -> Asset:
         """Weights, factor code, or a file of the run's bundle.
@@ -314,54 +368,17 @@ class Service:
             "GET /tasks lists the runs.",
         )
 
-    async def _describe(self, task: Task) -> TaskItem:
-        try:
-            if task.task_id == LATEST:
-                raise _reserved(task)
-            view = await self._views.get(task)
-        except SotaError as error:
-            return await _describe_unreadable(task, error)
-        return TaskItem(
-            task_id=task.task_id,
-            updated_at_utc=describe_time(view.updated),
-            kind=run_kind(view.session),
-            loops=len(view.session.experiments),
-            has_sota=view.sota is not None,
-            problem=None,
-        )
 
-
-async def _describe_unreadable(task: Task, error: SotaError) -> TaskItem:
-    first = error.problems[0]
-    return TaskItem(
-        task_id=task.task_id,
-        updated_at_utc=describe_time(await asyncio.to_thread(last_written, task.log)),
-        kind=None,
-        loops=0,
-        has_sota=False,
-        problem=ProblemItem(slug=first.slug, message=first.message, hint=first.hint),
-    )
+def _loop_to_show(session: Session) -> int | None:
+    own = [each for each in session.experiments if each.inherited_from is None and each.metrics]
+    accepted = [each for each in own if each.decision]
+    models = [each for each in accepted if each.kind is ExperimentKind.MODEL]
+    return next((found[-1].loop for found in (models, accepted, own) if found), None)
 
 
 def _read_proven(bundle: ServedBundle) -> ProvenInput:
     order, meta = ((bundle.folder / name).read_bytes() for name in (ORDER_NAME, META_NAME))
     return ProvenInput(FactorOrder.model_validate_json(order), ModelMeta.model_validate_json(meta), None)
-
-
-def _not_yet(task: Task) -> ApiError:
-    return ApiError(
-        "reading-took-too-long",
-        f"The log of {task.task_id} has not been read yet.",
-        "Ask again: it is being read.",
-    )
-
-
-def _reserved(task: Task) -> ApiError:
-    return ApiError(
-        "task-id-reserved",
-        f"A log folder is called {task.task_id!r}, and that id means the newest run with accepted factors.",
-        "Rename the folder, and its run can be asked for.",
-    )
 
 
 _BUNDLE_KEYS = (

@@ -25,10 +25,15 @@ _GOOD_FOR = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One run, whose id is the name of its log folder."""
+    """One run, whose id is the name of its log folder.
+
+    Attributes:
+        written: When its newest snapshot had been written when it was listed, in seconds since the epoch; else 0.
+    """
 
     task_id: str
     log: Path
+    written: float = 0.0
 
 
 class TaskFolder:
@@ -60,7 +65,7 @@ class TaskFolder:
         """
         with self._lock:
             if time.monotonic() - self._listed > _GOOD_FOR:
-                self._newest_first = tuple(Task(run.log.name, run.log) for run in self._list(list_runs))
+                self._newest_first = tuple(Task(run.log.name, *run) for run in self._list(list_runs))
                 self._known = {task.task_id: task for task in self._newest_first}
                 self._listed = time.monotonic()
             return self._newest_first

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results import describing
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
+from rdagent_sota_patch.results.disk_use import find_named
 from rdagent_sota_patch.results.reader import Reader
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Sota, Spool, describe_sota, take_out_weights
 from rdagent_sota_patch.results.watching import look_at_log, stamp_files
@@ -21,6 +22,7 @@ from rdagent_sota_patch.results.watching import look_at_log, stamp_files
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from rdagent_sota_patch.results.curves import Curves
     from rdagent_sota_patch.results.schemas import (
         LoopList,
         SessionAnchor,
@@ -51,12 +53,14 @@ class RunView:
     Attributes:
         session: Without the weights that it may hold: these are files by now.
         updated: When its newest snapshot was written, in seconds since the epoch.
+        curves: Lines of its loops' back-tests that were read already, by loop.
     """
 
     def __init__(self, session: Session, sota: Sota | None, updated: float) -> None:
         self.session = session
         self.sota = sota
         self.updated = updated
+        self.curves: dict[int, Curves] = {}
         self._answers: dict[str, Asset] = {}
 
     @cached_property
@@ -199,6 +203,23 @@ class Views:
             raise entry.found.with_traceback(None)
         assert entry.found is not None
         return entry.found
+
+    def curves(self, view: RunView, loop: int) -> Curves | SotaError:
+        """The lines of the back-test of one of a run's loops, or why there are none; kept with the view.
+
+        Raises:
+            ApiError: ``loop-not-found``.
+        """
+        record = describing.find_loop(view.session, loop)
+        if loop not in view.curves:
+            try:
+                workspace = find_named(record, view.session, self._roots)
+                hint = None if record.artifacts is None else dict(record.artifacts)
+                view.curves[loop] = self._reader.read_curves(workspace, hint)
+            except SotaError as error:
+                # A table may come back: not kept.
+                return error
+        return view.curves[loop]
 
     def close(self) -> None:
         """Begin no further reading."""

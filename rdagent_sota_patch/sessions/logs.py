@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,12 @@ def log_roots(environ: Mapping[str, str]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys([*roots, Path("log")]))
 
 
+def log_root(environ: Mapping[str, str]) -> Path:
+    """The folder whose runs are meant where none is named: the first of `log_roots` that is there, else ``log``."""
+    roots = log_roots(environ)
+    return next((root for root in roots if root.is_dir()), roots[-1])
+
+
 def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path] = ()) -> Session:
     """Read the named log, or for ``latest`` that of the newest run with an accepted factor experiment.
 
@@ -62,7 +69,7 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
         SnapshotError: As `read_session`, for a log that is named. ``snapshot-altered`` also for ``latest``.
     """
     if str(path) != LATEST:
-        return read_session(Path(path))
+        return _read_named(Path(path))
     key = find_key()
     left_out = {_canonical(log) for log in exclude}
     unreadable: list[tuple[Path, str]] = []
@@ -90,6 +97,29 @@ def find_log(path: Path | str, roots: Sequence[Path], *, exclude: Iterable[Path]
         f"No run with accepted factors among {len(runs)} under {where}.{_list(seen)}",
         "Run rdagent fin_factor first, or set SOTA_LOG_PATH to a log elsewhere.",
     )
+
+
+def _read_named(path: Path) -> Session:
+    try:
+        return read_session(path)
+    except SourceError as error:
+        problem = error.problems[0]
+        count = _count_runs(path) if problem.slug == "session-not-found" else 0
+        if not count:
+            raise
+        raise SourceError(
+            problem.slug,
+            f"{problem.message}. The folder holds {count} {'run' if count == 1 else 'runs'}",
+            f"Name one of them; rdagent-sota runs {shlex.quote(str(path))} shows them as a table.",
+        ) from None
+
+
+def _count_runs(folder: Path) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(map(is_log, entries))
+    except OSError:
+        return 0
 
 
 def list_runs(root: Path) -> tuple[Run, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -63,6 +64,30 @@ class Model:
     code: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class GivenFactors:
+    """Where the SOTA factors of an experiment come from, as far as the plugin recorded it.
+
+    Attributes:
+        kind: ``log``, ``workspace`` or ``file``.
+        path: What the settings named, on the machine of the run.
+        task_id: The run that mined them; None where only a path is known.
+        loop: That run's accepted loop.
+        factors: Name and proposing loop of each, in the order of the table.
+    """
+
+    kind: str
+    path: str
+    task_id: str | None
+    loop: int | None
+    factors: tuple[tuple[str, int | None], ...]
+
+    @property
+    def source(self) -> str:
+        """The run's id, else the path."""
+        return self.task_id or self.path or self.kind
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExperimentRecord:
     """One experiment of a run, with its feedback where it has one.
@@ -118,6 +143,25 @@ class ExperimentRecord:
         """Whether the run itself accepted it; one that was inherited is another run's."""
         return bool(self.decision) and self.inherited_from is None
 
+    @property
+    def given(self) -> GivenFactors | None:
+        """The SOTA factors that it was given, from ``sota_source``; None for none, or where that does not say."""
+        record = self.sota_source or {}
+        source, factors = record.get("source"), record.get("factors")
+        if not isinstance(source, dict) or not isinstance(factors, list):
+            return None
+        return GivenFactors(
+            kind=_text(source.get("kind")),
+            path=_text(source.get("path")),
+            task_id=_text(source.get("task_id")) or None,
+            loop=_index(source.get("loop")),
+            factors=tuple(
+                (_text(each.get("name")), _index(each.get("loop")))
+                for each in factors
+                if isinstance(each, dict)
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
@@ -129,6 +173,7 @@ class Session:
         loop_class: Class of the loop that was saved, such as ``FactorRDLoop``.
         experiments: The history (``trace.hist``), oldest first.
         skipped: Snapshots passed over on the way to this one, with the reason.
+        ended: When the last step before the snapshot ended, by the log itself; None where it does not say.
     """
 
     log: Path
@@ -137,6 +182,7 @@ class Session:
     loop_class: str
     experiments: tuple[ExperimentRecord, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
+    ended: datetime | None = None
 
     @property
     def task_id(self) -> str:
@@ -154,3 +200,17 @@ class Session:
     def accepted(self, kind: ExperimentKind) -> tuple[ExperimentRecord, ...]:
         """The experiments of one kind that the run itself accepted, oldest first."""
         return tuple(each for each in self.experiments if each.kind is kind and each.accepted_here)
+
+    @property
+    def given(self) -> GivenFactors | None:
+        """The SOTA factors of another source that its last loop which was given any was given."""
+        found = (each.given for each in reversed(self.experiments) if each.inherited_from is None)
+        return next(filter(None, found), None)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _index(value: object) -> int | None:
+    return value if type(value) is int else None

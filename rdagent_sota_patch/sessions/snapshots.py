@@ -19,10 +19,11 @@ from rdagent_sota_patch.sessions.inert import (
 )
 from rdagent_sota_patch.sessions.records import ExperimentRecord, Session, Signature
 from rdagent_sota_patch.sessions.signature import find_key, open_envelope
-from rdagent_sota_patch.sessions.trace import loop_class, read_experiments
+from rdagent_sota_patch.sessions.trace import last_moment, loop_class, read_experiments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
 SESSION_FOLDER = "__session__"
 _SHOWN = 5
@@ -49,6 +50,7 @@ class _Candidate(NamedTuple):
     signature: Signature
     loop_class: str
     experiments: tuple[ExperimentRecord, ...]
+    ended: datetime | None
 
 
 def read_session(path: Path, *, key: bytes | None = None) -> Session:
@@ -166,9 +168,8 @@ def _open(path: Path, key: bytes | None) -> _Candidate:
             raise too_large(size, LARGEST_OF_STRANGERS)
         with _collector_paused():
             loop = read_inert(payload, trusted=own)
-            candidate = _Candidate(
-                path, signature, loop_class(loop), read_experiments(loop, budget_of_session(own))
-            )
+            experiments = read_experiments(loop, budget_of_session(own))
+            candidate = _Candidate(path, signature, loop_class(loop), experiments, last_moment(loop))
             # The loop's tracker refers back to it: cut, so that all of it is freed here and now, and not
             # walked by the collector first.
             if isinstance(loop, Inert):
@@ -208,7 +209,9 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _session(log: Path, chosen: _Candidate, skipped: tuple[tuple[Path, str], ...]) -> Session:
-    return Session(log, chosen.path, chosen.signature, chosen.loop_class, chosen.experiments, skipped)
+    return Session(
+        log, chosen.path, chosen.signature, chosen.loop_class, chosen.experiments, skipped, chosen.ended
+    )
 
 
 def _session_folder(path: Path) -> Path:

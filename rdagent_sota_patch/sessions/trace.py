@@ -6,6 +6,7 @@ Attribute names are those of ``rdagent/core/experiment.py``, ``core/proposal.py`
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,23 @@ def read_experiments(loop: object, budget: Budget | None = None) -> tuple[Experi
 def loop_class(loop: object) -> str:
     """Name of the saved loop's class, such as ``FactorRDLoop``."""
     return describe(loop).rpartition(":")[2]
+
+
+def last_moment(loop: object) -> datetime | None:
+    """When the last of the loop's steps ended, in UTC (``loop_trace`` in ``rdagent/utils/workflow/loop.py``)."""
+    traces = _attributes(loop).get("loop_trace")
+    steps = traces.entries if isinstance(traces, Inert) else traces
+    ends = []
+    for steps_of_loop in steps.values() if isinstance(steps, dict) else ():
+        # Steps of a loop follow each other; loops run side by side.
+        last = steps_of_loop[-1] if isinstance(steps_of_loop, list) and steps_of_loop else None
+        try:
+            end = thaw_plain(_attributes(last).get("end"))
+            if isinstance(end, datetime) and end.tzinfo is not None:
+                ends.append(end.astimezone(timezone.utc))
+        except (Unthawable, OverflowError):
+            continue
+    return max(ends, default=None)
 
 
 class _Reader:

@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.demo.sandbox import Sandbox
+from rdagent_sota_patch.results.curves import read_curves
+from rdagent_sota_patch.results.schemas import MAX_DRAWDOWN
 from tests.integration.conftest import RealRun
 from tests.integration.evidence import run_tool
 
@@ -162,3 +164,46 @@ def test_the_model_s_bundle_is_served(api: str, alone: RealRun, tool: Run, tmp_p
     said = tool("verify", str(tmp_path / "alone-model"))
     assert said["stage"] == "model"
     assert said["replay"]["max_difference"] <= 1e-6
+
+
+def test_runs_side_by_side_say_the_same_everywhere(
+    api: str, factor_run: RealRun, alone: RealRun, informed: RealRun, tool: Run, sandbox: Sandbox
+) -> None:
+    """The table of ``runs`` has the server's figures, and RD-Agent's own; models' factors have a name and a run."""
+    said = tool("runs")
+    assert Path(said["log_root"]) == sandbox.project / "log"
+    rows = {row["task_id"]: row for row in said["runs"]}
+    _, listed = ask(f"{api}/tasks?sort=ended&limit=200")
+    assert {row["task_id"]: row for row in listed["tasks"]} == rows
+    factor = rows["factor"]
+    assert (factor["kind"], factor["loops"], factor["accepted"], factor["sota_loop"]) == ("factor", 3, 2, 2)
+    best = max(each.metrics["IC"] for each in factor_run.session.experiments if each.decision)
+    assert factor["best"][0] == {"metric": "IC", "value": best, "loop": factor["best"][0]["loop"]}
+    assert factor["ended_at_utc"] == factor_run.session.ended.isoformat(timespec="milliseconds")  # type: ignore[union-attr]
+    for run in (alone, informed):
+        name = run.session.task_id
+        row = rows[name]
+        assert (row["kind"], row["given_from"], row["sota_loop"]) == ("model", "factor", None)
+        given = tool("inspect", str(run.result.log))["given"]
+        assert (given["source"], given["loop"], len(given["factors"])) == ("factor", 2, row["given_factors"])
+        with urllib.request.urlopen(f"{api}/runs/{name}", timeout=60) as answer:
+            page = answer.read().decode()
+        assert '<a href="/runs/factor"><bdi>factor</bdi></a>' in page
+        assert all(f"<bdi>{factor}</bdi>" in page for factor, _ in given["factors"])
+    pointed = tool("inspect", str(sandbox.project / "log"), code=1)["problems"][0]
+    assert "rdagent-sota runs" in pointed["hint"]
+
+
+def test_a_back_test_is_drawn_from_what_qlib_left(api: str, alone: RealRun, factor_run: RealRun) -> None:
+    """All five panels; the lowest drawdown and the mean IC are the metrics that Qlib itself computed."""
+    for run in (factor_run, alone):
+        record = run.session.experiments[-1]
+        curves = read_curves(Path(str(record.workspace)), None)
+        assert curves.missing == ()
+        assert min(curves.drawdown[0].values) == pytest.approx(record.metrics[MAX_DRAWDOWN], abs=1e-12)
+        assert curves.ic[1].values[-1] == pytest.approx(record.metrics["IC"], abs=1e-12)
+        assert curves.ic[2].values[-1] == pytest.approx(record.metrics["Rank IC"], abs=1e-12)
+        address = f"{api}/runs/{run.session.task_id}?loop={record.loop}"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            page = answer.read().decode()
+        assert page.count('class="curve ') == 6 + 9  # In the legend, and in the panels.

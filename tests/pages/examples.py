@@ -9,17 +9,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from rdagent_sota_patch.factors.metrics import FactorFigures
-from rdagent_sota_patch.pages.rendering import render_run
+from rdagent_sota_patch.pages.rendering import (
+    BacktestView,
+    ComparedRun,
+    compared_run,
+    render_run,
+    view_backtest,
+)
+from rdagent_sota_patch.recorders.backtest import Backtest
+from rdagent_sota_patch.results.curves import sum_up
 from rdagent_sota_patch.results.factor_metrics import FactorMetrics, FactorMetricsItem
 from rdagent_sota_patch.results.schemas import (
     AssetItem,
     Best,
     FactorItem,
+    GivenFactor,
+    GivenItem,
     LoopItem,
     LoopList,
     ModelItem,
     Origin,
+    ProblemItem,
     SotaFactorAnchor,
     SotaItem,
     TaskItem,
@@ -67,6 +81,7 @@ class Run:
     codes: dict[str, str]
     figures: FactorMetrics | None = None
     no_figures: str | None = None
+    backtest: BacktestView | None = None
 
     @property
     def page(self) -> str:
@@ -78,6 +93,8 @@ class Run:
             self.codes,
             figures=self.figures,
             no_figures=self.no_figures,
+            backtest=self.backtest,
+            given_known=True,
         )
 
 
@@ -283,7 +300,48 @@ def model_run() -> Run:
         manifest=run.manifest.model_copy(
             update={"kind": "model", "assets": (), "bundle_stages": ("model",), "loop_class": "ModelRDLoop"}
         ),
-        summary=run.summary.model_copy(update={"kind": "model", "last_accepted_model": loops[-1]}),
+        summary=run.summary.model_copy(
+            update={"kind": "model", "last_accepted_model": loops[-1], "given": make_given("2026-01-01")}
+        ),
+        backtest=view_backtest(2, sum_up(make_backtest())),
+    )
+
+
+def make_given(name: str) -> GivenItem:
+    factors = (GivenFactor(name=f"{name} Gap", loop=0), GivenFactor(name="Rev", loop=None))
+    return GivenItem(source=name, kind="log", task_id=name, loop=2, factors=factors)
+
+
+def make_backtest(days: int = 900) -> Backtest:
+    """A back-test of some years: a strategy a little better than its benchmark, with a gap in its IC."""
+    chance = np.random.default_rng(7)
+    index = pd.bdate_range("2018-01-01", periods=days, name="datetime")
+
+    def by_day(values: Any) -> pd.Series[float]:
+        return pd.Series(values, index=index, dtype="float64")
+
+    benchmark = chance.normal(0.0002, 0.01, days)
+    ic = chance.normal(0.03, 0.1, days)
+    ic[10:20] = np.nan
+    return Backtest(
+        returns=by_day(benchmark + chance.normal(0.0005, 0.004, days)),
+        benchmark=by_day(benchmark),
+        costs=by_day(np.full(days, 0.0002)),
+        turnover=by_day(chance.uniform(0.05, 0.25, days)),
+        ic=by_day(ic),
+        rank_ic=None,
+        missing={"rank_ic": "mlruns has no ric.pkl"},
+    )
+
+
+def make_comparison() -> tuple[ComparedRun, ...]:
+    """A run of factors, one of models on another's factors, one that cannot be read."""
+    rows = make_listing(3).tasks
+    problem = ProblemItem(slug="snapshot-unreadable", message=BAD, hint="Restore it.")
+    return (
+        compared_run(rows[2], long_run(3).summary),
+        compared_run(rows[1], model_run().summary),
+        compared_run(rows[0].model_copy(update={"problem": problem, "kind": None}), None),
     )
 
 
@@ -325,6 +383,7 @@ def hostile_run() -> Run:
         summary=run.summary.model_copy(
             update={
                 "sota": sota,
+                "given": make_given(BAD),
                 "last_accepted_model": loop,
                 "skipped_snapshots": 3,
                 "best": (Best(metric=BAD, value=1e300, loop=0),),
@@ -334,6 +393,7 @@ def hostile_run() -> Run:
         anchor=make_anchor(BAD, sota, resolved_model_weight_key=None, resolved_model_weight_key_error=BAD),
         codes={f"{BAD}.py": f"# {BAD}\nprint('</code></pre><script>alert(3)</script>')\n"},
         figures=make_figures([BAD], text=BAD, notices=(BAD,)),
+        backtest=BacktestView(0, None, (BAD,)),
     )
 
 
@@ -346,6 +406,13 @@ def make_listing(count: int, *, total: int | None = None, offset: int = 0) -> Ta
             loops=number,
             has_sota=number % 3 == 0,
             problem=None,
+            ended_at_utc=WHEN,
+            accepted=number // 2,
+            best=(Best(metric=IC, value=0.02 + number / 1000, loop=0),) if number else (),
+            sota_loop=number if number % 3 == 0 else None,
+            sota_factors=3 if number % 3 == 0 else None,
+            given_from=BAD if number == 1 else None,
+            given_factors=2 if number == 1 else None,
         )
         for number in range(count)
     )

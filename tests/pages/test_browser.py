@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rdagent_sota_patch.pages.rendering import CONTENT_SECURITY_POLICY, render_problem, render_runs
-from tests.pages.examples import hostile_run, inheriting_run, long_run, make_listing, model_run
+from rdagent_sota_patch.pages.rendering import (
+    LIST_POLICY,
+    render_comparison,
+    render_problem,
+    render_runs,
+)
+from tests.pages.examples import (
+    hostile_run,
+    inheriting_run,
+    long_run,
+    make_comparison,
+    make_listing,
+    model_run,
+)
 from tests.pages.test_rendering import PROBLEM
 
 if TYPE_CHECKING:
@@ -28,6 +40,7 @@ PAGES = {
     "/models": lambda: model_run().page,
     "/hostile": lambda: hostile_run().page,
     "/list": lambda: render_runs(make_listing(5, total=99, offset=40)),
+    "/compare": lambda: render_comparison(make_comparison()),
     "/problem": lambda: render_problem(PROBLEM),
 }
 CONTRAST = """() => {
@@ -86,7 +99,7 @@ def site() -> Iterator[Site]:
             body = (page() if page else "").encode()
             self.send_response(200 if page else 404)
             self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+            self.send_header("Content-Security-Policy", LIST_POLICY)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -167,7 +180,7 @@ def test_the_keyboard_reaches_every_control(browser: Browser, site: Site, path: 
         assert places == sorted(places)
         wanted = page.evaluate(
             """() => { const all = [...document.querySelectorAll('*')];
-                return [...document.querySelectorAll('a[href], button:not(:disabled), summary, pre, .scroll')]
+                return [...document.querySelectorAll('a[href], button:not(:disabled), input, summary, pre, .scroll')]
                     .filter(each => each.checkVisibility({contentVisibilityAuto: true}))
                     .map(each => all.indexOf(each)); }"""
         )

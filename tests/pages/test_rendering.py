@@ -13,26 +13,33 @@ import pytest
 from jinja2 import UndefinedError
 
 from rdagent_sota_patch.pages import rendering
+from rdagent_sota_patch.pages.day_charts import draw_curves
 from rdagent_sota_patch.pages.numbers import format_figure
 from rdagent_sota_patch.pages.rendering import (
     CONTENT_SECURITY_POLICY,
+    LIST_POLICY,
+    render_comparison,
     render_problem,
     render_run,
     render_runs,
 )
+from rdagent_sota_patch.recorders.backtest import Backtest
+from rdagent_sota_patch.results.curves import sum_up
 from rdagent_sota_patch.results.schemas import ProblemDocument, ProblemItem
 from tests.pages.examples import (
     BAD,
     hostile_run,
     inheriting_run,
     long_run,
+    make_backtest,
+    make_comparison,
     make_listing,
     make_loop,
     make_run,
     model_run,
 )
 
-VOID = {"meta", "link"}
+VOID = {"meta", "link", "input"}
 PROBLEM = ProblemDocument(
     type="urn:rdagent-sota:task-not-found",
     title="task not found",
@@ -56,6 +63,9 @@ PAGES = {
     "middle": lambda: render_runs(make_listing(5, total=99, offset=40)),
     "no runs": lambda: render_runs(make_listing(0)),
     "beyond": lambda: render_runs(make_listing(0, total=3, offset=20)),
+    "sorted": lambda: render_runs(make_listing(5, total=99, offset=40), order="ic", reverse=True),
+    "compared": lambda: render_comparison(make_comparison()),
+    "nothing compared": lambda: render_comparison(()),
     "problem": lambda: render_problem(PROBLEM),
 }
 
@@ -117,9 +127,16 @@ def test_a_page_is_sound(page: str) -> None:
 def test_a_page_loads_and_runs_nothing(page: str) -> None:
     """No script, no inline style, no handler, and no address but paths of the server itself."""
     read = Reader(page)
-    assert not {"script", "img", "iframe", "form", "object", "embed", "base"} & set(read.tags)
+    assert not {"script", "img", "iframe", "object", "embed", "base"} & set(read.tags)
     assert not {name for name in read.attributes if name.startswith("on") or name == "style"}
     assert all(re.match("#|/(?!/)|data:image/svg", link) for link in read.links)
+
+
+def test_forms_ask_this_server_alone(page: str) -> None:
+    """There is one at the most, the list's; it asks by GET, and the list's policy allows just that."""
+    forms = re.findall("<form[^>]*>", page)
+    assert forms in ([], ['<form action="/compare" method="get">'])
+    assert LIST_POLICY.replace("form-action 'self'", "form-action 'none'") == CONTENT_SECURITY_POLICY
 
 
 def test_hostile_names_stay_text() -> None:
@@ -175,7 +192,7 @@ def test_a_model_run_shows_its_models() -> None:
     text = re.sub(r"\s+", " ", Reader(model_run().page).text)
     assert text.count("two GRU layers of 32 units") == 4
     assert text.count("hidden_size32") == 4
-    assert text.index("Last accepted model") < text.index("SOTA factors")
+    assert text.index("Factors of another run") < text.index("Last accepted model")
 
 
 def test_code_that_is_not_there_is_missed() -> None:
@@ -242,3 +259,47 @@ def test_figures_of_each_factor_stand_in_a_table() -> None:
 def test_figures_are_written_for_people(value: float | None, form: str, text: str) -> None:
     """With a true minus, a space before percent, and a dash where there is none."""
     assert format_figure(value, form) == text
+
+
+def test_a_heading_sorts_and_keeps_the_place() -> None:
+    """A second time the other way round; what leads on keeps the order."""
+    links = Reader(PAGES["sorted"]()).links
+    assert {"/?sort=name", "/?sort=ic", "/?sort=return"} <= set(links)
+    assert "/?sort=ic&reverse=true&offset=60" in links
+    assert "/?sort=ic&reverse=true" in Reader(render_runs(make_listing(5), order="ic")).links
+
+
+def test_a_model_run_names_the_factors_that_it_was_given() -> None:
+    """With the run that they come from; nothing says that it had none."""
+    page = model_run().page
+    text = re.sub(r"\s+", " ", Reader(page).text)
+    assert "2 SOTA factors, those of loop 2 of 2026-01-01: 2026-01-01 Gap loop 0Rev" in text
+    assert 'href="/runs/2026-01-01"' in page
+    assert "SOTA factors</h2>" not in page
+
+
+def test_a_comparison_puts_runs_side_by_side() -> None:
+    """The best of a row is marked, factors tell who mined and who was given them, what cannot be read says so."""
+    page = render_comparison(make_comparison())
+    text = re.sub(r"\s+", " ", Reader(page).text)
+    assert page.count('class="won"') == 1
+    assert "Factor0mined––" in text and "Rev–given–" in text
+    assert BAD[:30] in text
+    assert "No run was chosen" in render_comparison(())
+
+
+def test_a_backtest_is_drawn_with_what_there_is() -> None:
+    """Five panels, the extremes of long lines among them, a gap as a gap, and what is missing in words."""
+    curves = sum_up(make_backtest())
+    days = make_backtest().excess
+    assert days is not None
+    total = days.cumsum()
+    (drawdown,) = curves.drawdown
+    assert min(drawdown.values) == (total - total.cummax()).min()
+    assert len(drawdown.values) <= 602
+    drawing = draw_curves(curves)
+    assert drawing is not None
+    assert [len(panel.curves) for panel in drawing.panels] == [3, 1, 2, 1, 1]
+    assert drawing.panels[2].curves[0].path.count("M") == 2
+    assert "mlruns has no ric.pkl" in model_run().page
+    assert draw_curves(sum_up(Backtest())) is None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rdagent_sota_patch.results.reader import Reader
 from rdagent_sota_patch.results.schemas import INFORMATION_RATIO, FactorItem, LoopItem
 from rdagent_sota_patch.results.service import Folders, Service
-from rdagent_sota_patch.results.views import Views
 from tests.exporting.made_run import write_recorder, write_workspace
 from tests.results.log_root import Project, run_of_factors, with_attributes, write_run
 from tests.sessions.generated_log import KEY
@@ -99,14 +101,15 @@ def test_a_damaged_table_is_no_table(project: Project) -> None:
 def test_a_slow_log_does_not_hold_up_the_list(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is listed as being read; the others as they are."""
     write_run(project.log / "slow", [(run_of_factors("ZMom"), True)])
-    find = Views.get
+    read = Reader.outline
 
-    async def get(self: Views, task: Any) -> Any:
-        if task.task_id == "slow":
-            await asyncio.sleep(30)
-        return await find(self, task)
+    def outline(self: Reader, logs: Sequence[Path]) -> Iterator[Any]:
+        for place, found in read(self, logs):
+            if logs[place].name == "slow":
+                time.sleep(4)
+            yield place, found
 
-    monkeypatch.setattr(Views, "get", get)
+    monkeypatch.setattr(Reader, "outline", outline)
     listed = ask(project, lambda service: service.list_tasks(10, 0, 2.0))
     problems = {each.task_id: each.problem and each.problem.slug for each in listed.tasks}
     assert problems == {"mined": None, "slow": "reading-took-too-long"}
