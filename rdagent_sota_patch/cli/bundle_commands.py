@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
+from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
 from rdagent_sota_patch.cli.output import JsonOption, find_market_data, reports_errors
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError

@@ -71,7 +71,7 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     with _status() as report:
         if files.data is not None:
             from rdagent_sota_patch.audit.auditing import AuditOptions, examine_factors
-            from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
+            from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
 
             tell_of_open_ways()
 

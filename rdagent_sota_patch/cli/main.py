@@ -16,7 +16,8 @@ from rdagent_sota_patch.errors import SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    # `-h` on every command: Click hands it down.
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="SOTA factors of one RD-Agent run inside the next.",
 )
