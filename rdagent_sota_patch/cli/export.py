@@ -70,8 +70,8 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     options = replace(options, key=key, roots=tuple(load_settings().sota_workspace_root))
     with _status() as report:
         if files.data is not None:
-            from rdagent_sota_patch.audit.auditing import AuditOptions, examine_factors
             from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
+            from rdagent_sota_patch.audit.auditing import AuditOptions, examine_factors
 
             tell_of_open_ways()
 

@@ -51,7 +51,7 @@ class _Output(Console):
     """A console that cuts no word where its output goes into a pipe or a file; ``COLUMNS`` sets another width."""
 
     @property
-    def size(self) -> ConsoleDimensions:
+    def size(self) -> ConsoleDimensions:  # type: ignore[override,misc] # nothing here sets it
         if self.is_terminal or os.environ.get("COLUMNS", "").isdigit():
             return super().size
         return ConsoleDimensions(_AS_WIDE_AS_NEEDED, 25)
