@@ -50,8 +50,8 @@ _NOT_FOR_A_TERMINAL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2
 class _Output(Console):
     """A console that cuts no word where its output goes into a pipe or a file; ``COLUMNS`` sets another width."""
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[override,misc] # nothing here sets it
+    @property  # type: ignore[misc] # nothing here sets it
+    def size(self) -> ConsoleDimensions:
         if self.is_terminal or os.environ.get("COLUMNS", "").isdigit():
             return super().size
         return ConsoleDimensions(_AS_WIDE_AS_NEEDED, 25)
