@@ -141,13 +141,8 @@ def test_a_loop_says_its_stage(run: MadeRun) -> None:
 
 def test_a_better_one_by_ic_is_told(run: MadeRun) -> None:
     """Of the accepted ones alone, and only where it is better."""
-    worse, best, rejected, last = (
-        _with_ic(0, 0.02),
-        _with_ic(1, 0.05),
-        _with_ic(2, 0.09, decision=False),
-        _with_ic(3, 0.03),
-    )
-    session = holding(run, worse, best, rejected, last)
+    best, last = _with_ic(1, 0.05), _with_ic(3, 0.03)
+    session = holding(run, _with_ic(0, 0.02), best, _with_ic(2, 0.09, decision=False), last)
     notice = find_better(session, last)
     assert notice is not None and notice.slug == "not-the-best"
     assert "loop 1 has the highest, 0.0500" in notice.message
