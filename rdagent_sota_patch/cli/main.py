@@ -9,6 +9,7 @@ import typer
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
+from rdagent_sota_patch.cli.interruption import watch_for_interrupt
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.environment import load_env_file
@@ -53,6 +54,7 @@ def main(
     ] = False,
 ) -> None:
     """SOTA factors of one RD-Agent run inside the next."""
+    context.call_on_close(watch_for_interrupt())
     # As `rdagent` itself does (rdagent/app/cli.py), so that both see the same dates, folders and keys.
     try:
         context.obj = load_env_file()

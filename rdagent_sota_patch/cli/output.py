@@ -15,6 +15,7 @@ import typer
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
+from rdagent_sota_patch.cli.interruption import EXIT_CODE, tell_interruption
 from rdagent_sota_patch.errors import Problem, SotaError
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def find_market_data() -> Path | None:
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn a ``SotaError`` into its text on stderr (with ``--json``, an object on stdout) and exit code 1."""
+    """Turn a ``SotaError`` into its text on stderr (with ``--json``, an object on stdout) and exit code 1.
+
+    Ctrl-C likewise, with what the command leaves behind and exit code 130.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -86,6 +90,13 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             else:
                 print_problems(error.problems)
             raise typer.Exit(EXIT_PROBLEM) from None
+        except KeyboardInterrupt:
+            problem = tell_interruption(command.__name__)
+            if kwargs.get("as_json"):
+                print_json({"problems": [problem_to_plain(problem)]})
+            else:
+                print_problems([problem], style="yellow", mark="!")
+            raise typer.Exit(EXIT_CODE) from None
 
     return run
 
