@@ -67,13 +67,13 @@ def watch_for_interrupt() -> Callable[[], None]:
 def tell_interruption(command: str) -> Problem:
     """What is said of a command that was interrupted."""
     left = _LEFT.get(command, "It leaves nothing behind.")
-    return Problem("interrupted", f"rdagent-sota {command} was stopped by Ctrl-C. {left}")
+    return Problem("command-interrupted", f"rdagent-sota {command} was stopped by Ctrl-C. {left}")
 
 
 def _end() -> None:
     """End this process now, with the children of its own session: confined ones and guarded runs end by themselves."""
     command = next((argument for argument in sys.argv[1:] if argument in _LEFT), "")
-    problem = tell_interruption(command) if command else Problem("interrupted", "Stopped by Ctrl-C.")
+    problem = tell_interruption(command) if command else Problem("command-interrupted", "Stopped by Ctrl-C.")
     with suppress(OSError):
         os.write(2, f"\n! {problem.message}  [{problem.slug}]\n".encode())
     for listed in Path("/proc/self/task").glob("*/children"):

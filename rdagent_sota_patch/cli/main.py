@@ -161,11 +161,18 @@ def run(
 @reports_errors
 def demo(
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where to work: new, empty or an earlier demo's.")
-    ] = Path("rdagent-sota-demo"),
+        Path | None,
+        typer.Option(
+            "--folder",
+            help="Where to work: new or empty; rdagent-sota-demo, or the next that is free, if not given.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the logs of an earlier demo there.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole job offline on a synthetic market: factor stage, then the model stage three ways."""
+    """Run the whole job offline on a synthetic market, in some minutes: the factor stage, then the model three ways."""
     from rdagent_sota_patch.cli.demo import run_demo_command
 
-    run_demo_command(folder, as_json)
+    run_demo_command(folder, as_json, force=force)

@@ -84,6 +84,6 @@ def test_audit_ends_while_factor_code_sleeps(tmp_path: Path, after: float) -> No
     took, code, said, left = _interrupt(["audit", str(bundle), "--data", str(data)], tmp_path, after)
     assert took < _MOST_SECONDS
     assert code == 130
-    assert "[interrupted]" in said and "No verdict was kept." in said
+    assert "[command-interrupted]" in said and "No verdict was kept." in said
     assert left == set()
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").rglob("*.json"))
