@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rdagent_sota_patch.audit import LEAST_CUTS
 from rdagent_sota_patch.audit.judging import Finding, judge
 from rdagent_sota_patch.audit.market import AuditMarket, prepare_market
 from rdagent_sota_patch.audit.verdicts import Audit
-from rdagent_sota_patch.audit.windows import LEAST_CUTS
 from rdagent_sota_patch.confinement.factors import require_factor_confinement
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError

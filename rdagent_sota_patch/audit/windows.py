@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.audit.panel import Panel
 
-LEAST_CUTS = 8
-THOROUGH_CUTS = 48
-
 EARLY = 60
 """Trading days. In less data than that code may do otherwise for want of rows, and means no harm."""
 

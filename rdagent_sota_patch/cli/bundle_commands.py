@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
+from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
 from rdagent_sota_patch.cli.output import JsonOption, find_market_data, reports_errors
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
@@ -95,6 +95,19 @@ def export(
             "experiment; by the kind of log if not given.",
         ),
     ] = None,
+    loop: Annotated[
+        int | None,
+        typer.Option("--loop", min=0, help="The accepted experiment of this loop, not the last one."),
+    ] = None,
+    best: Annotated[
+        str | None,
+        typer.Option(
+            "--best",
+            metavar="METRIC",
+            help="The accepted experiment that is the best by IC, ICIR, 'Rank IC', 'Rank ICIR', annualized_return, "
+            "information_ratio or max_drawdown.",
+        ),
+    ] = None,
     layout: LayoutOption = LayoutChoice.BUNDLE,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an old bundle, once the new one is whole.")
@@ -127,9 +140,13 @@ def export(
 ) -> None:
     """Write what won as a bundle: weights, factors, the order of the inputs, and the evidence."""
     from rdagent_sota_patch.cli.export import ExportFiles, run_export
+    from rdagent_sota_patch.exporting.choice import Pick
     from rdagent_sota_patch.exporting.export import ExportOptions
 
+    if loop is not None and best is not None:
+        raise typer.BadParameter("--loop and --best each name one; give one of them.", param_hint="--best")
     options = ExportOptions(
+        pick=Pick(loop, best),
         stage=None if stage is None else stage.value,
         layout=layout.value,
         force=force,
@@ -173,15 +190,29 @@ def predict(
     bundle: BundleArgument,
     *,
     day: Annotated[
-        datetime,
+        str,
         typer.Option(
-            "--date", formats=["%Y-%m-%d"], help="The trading day whose data the scores are made of."
+            "--date",
+            metavar="DAY|latest|A..B",
+            help="The trading day whose data the scores are made of: 2026-11-20, 20261120, 'latest', or every one of a "
+            "range such as 2026-11-02..latest.",
         ),
     ],
     top: Annotated[
         int | None, typer.Option("--top", min=1, help="How many of the best stocks; all if not given.")
     ] = None,
-    target: Annotated[Path | None, typer.Option("--out", help="The scores: a .csv or .parquet file.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The scores: a .csv or .parquet file; of a range with a column date, or a folder for a CSV of each "
+            "day.",
+        ),
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option("--names", help="A CSV with the columns instrument, name and, if wanted, industry."),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -191,7 +222,14 @@ def predict(
     ] = None,
     qlib_dir: QlibOption = QLIB_DIR,
     explain: Annotated[bool, typer.Option("--explain", help="Give the feature values, too.")] = False,
-    page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            help="Write a page to look at, of the last day; with the change in rank since the day before, which is "
+            "scored as well.",
+        ),
+    ] = None,
     allow_lookahead: Annotated[
         bool,
         typer.Option(
@@ -205,13 +243,18 @@ def predict(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score the stocks of a day with a bundle."""
+    """Score the stocks of a day, or of each day of a range, with a bundle."""
     from rdagent_sota_patch.cli.predict import PredictFiles, run_predict
     from rdagent_sota_patch.prediction.market_days import MarketFiles
     from rdagent_sota_patch.prediction.prediction import PredictOptions
+    from rdagent_sota_patch.prediction.requested_day import parse_days
 
-    options = PredictOptions(
-        day=day.date(),
+    try:
+        days = parse_days(day)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--date") from None
+    options = partial(
+        PredictOptions,
         top=top,
         explain=explain,
         allow_lookahead=allow_lookahead,
@@ -219,9 +262,9 @@ def predict(
         limits=Limits(seconds=timeout, memory_mb=memory),
     )
     if jobs is not None:
-        options = replace(options, jobs=jobs)
+        options = partial(options, jobs=jobs)
     market = MarketFiles(data or find_market_data(), qlib_dir.expanduser())
-    run_predict(PredictFiles(bundle, market, target, page, key_file), options, as_json)
+    run_predict(PredictFiles(bundle, market, target, page, key_file, names), days, options, as_json)
 
 
 @reports_errors

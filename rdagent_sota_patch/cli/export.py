@@ -21,9 +21,11 @@ from rdagent_sota_patch.cli.output import (
     out,
     print_json,
     print_problems,
+    problem_to_plain,
     tell_of_open_ways,
 )
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.exporting.choice import choose_experiment, find_better
 from rdagent_sota_patch.exporting.export import Exported, ExportOptions, export_bundle, factor_codes
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
@@ -70,12 +72,12 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     options = replace(options, key=key, roots=tuple(load_settings().sota_workspace_root))
     with _status() as report:
         if files.data is not None:
+            from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
             from rdagent_sota_patch.audit.auditing import AuditOptions, examine_factors
-            from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
 
             tell_of_open_ways()
 
-            codes = factor_codes(session, options.chosen_stage, options.roots)
+            codes = factor_codes(session, options.chosen_stage, options.roots, options.pick)
             audited = examine_factors(
                 codes,
                 files.data,
@@ -88,10 +90,14 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
         else:
             options = replace(options, audit=_find_kept(session, options))
         exported = export_bundle(session, files.target, options, report)
+    chosen = choose_experiment(session, options.chosen_stage, options.pick)
+    better = None if options.pick.loop is not None else find_better(session, chosen.experiment)
+    notices = [] if better is None else [better]
     if as_json:
-        print_json(_to_plain(exported))
+        print_json({**_to_plain(exported), "notices": [problem_to_plain(notice) for notice in notices]})
         return
     _show(exported)
+    print_problems(notices, style="yellow", mark="!")
 
 
 def _find_kept(session: Session, options: ExportOptions) -> Audit | None:
@@ -100,7 +106,7 @@ def _find_kept(session: Session, options: ExportOptions) -> Audit | None:
     if data is None:
         return None
     try:
-        codes = factor_codes(session, options.chosen_stage, options.roots)
+        codes = factor_codes(session, options.chosen_stage, options.roots, options.pick)
         kept = read_kept_audit(codes, data)
     except BundleError:
         # What is wrong with the run, the export says; and without its verdicts, a factor is not audited.

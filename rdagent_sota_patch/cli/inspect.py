@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_problems
 from rdagent_sota_patch.errors import TableError
+from rdagent_sota_patch.exporting.choice import find_better
 from rdagent_sota_patch.factors.schema import read_names
 from rdagent_sota_patch.factors.sources import TABLE_NAME
 from rdagent_sota_patch.results.schemas import ANNUALIZED_RETURN, MAX_DRAWDOWN
@@ -182,6 +183,9 @@ def _show(session: Session) -> None:
         out.print(f"loop {experiment.loop}: {clean(_subject(experiment))}", markup=False, soft_wrap=True)
         if experiment.workspace is not None:
             out.print(f"  {clean(experiment.workspace)}", style="dim", markup=False, soft_wrap=True)
+    last = [accepted[-1] for kind in ExperimentKind if (accepted := session.accepted(kind))]
+    better = [notice for each in last if (notice := find_better(session, each)) is not None]
+    print_problems(better, style="yellow", mark="!")
     given = session.given
     if given is not None:
         out.print(f"Given: {clean(_describe_given(given))}", style="green", markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import typer
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
+from rdagent_sota_patch.cli.interruption import watch_for_interrupt
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.environment import load_env_file
@@ -17,7 +18,8 @@ from rdagent_sota_patch.errors import SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    # `-h` on every command: Click hands it down.
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="SOTA factors of one RD-Agent run inside the next.",
 )
@@ -66,6 +68,7 @@ def main(
     ] = False,
 ) -> None:
     """SOTA factors of one RD-Agent run inside the next."""
+    context.call_on_close(watch_for_interrupt())
     # As `rdagent` itself does (rdagent/app/cli.py), so that both see the same dates, folders and keys.
     try:
         context.obj = load_env_file()
@@ -217,11 +220,18 @@ def run(
 @reports_errors
 def demo(
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where to work: new, empty or an earlier demo's.")
-    ] = Path("rdagent-sota-demo"),
+        Path | None,
+        typer.Option(
+            "--folder",
+            help="Where to work: new or empty; rdagent-sota-demo, or the next that is free, if not given.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the logs of an earlier demo there.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole job offline on a synthetic market: factor stage, then the model stage three ways."""
+    """Run the whole job offline on a synthetic market, in some minutes: the factor stage, then the model three ways."""
     from rdagent_sota_patch.cli.demo import run_demo_command
 
-    run_demo_command(folder, as_json)
+    run_demo_command(folder, as_json, force=force)

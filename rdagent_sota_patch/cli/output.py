@@ -6,14 +6,16 @@ import functools
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
+from rdagent_sota_patch.cli.interruption import EXIT_CODE, tell_interruption
 from rdagent_sota_patch.errors import Problem, SotaError
 
 if TYPE_CHECKING:
@@ -39,7 +41,24 @@ DataOption = Annotated[
 _FACTOR_DATA = "git_ignore_folder/factor_implementation_source_data"
 """RD-Agent's own default of ``FACTOR_CoSTEER_DATA_FOLDER`` (``components/coder/factor_coder/config.py``)."""
 
-out = Console()
+_AS_WIDE_AS_NEEDED = 10_000
+"""Columns, where no terminal bounds a line: a table takes what it needs of them."""
+
+_NOT_FOR_A_TERMINAL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
+"""Controls, marks of direction and lone surrogates, which JSON may have as they are and a terminal may not."""
+
+
+class _Output(Console):
+    """A console that cuts no word where its output goes into a pipe or a file; ``COLUMNS`` sets another width."""
+
+    @property  # type: ignore[misc] # nothing here sets it
+    def size(self) -> ConsoleDimensions:
+        if self.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+            return super().size
+        return ConsoleDimensions(_AS_WIDE_AS_NEEDED, 25)
+
+
+out = _Output()
 err = Console(stderr=True)
 
 
@@ -56,7 +75,10 @@ def find_market_data() -> Path | None:
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn a ``SotaError`` into its text on stderr (with ``--json``, an object on stdout) and exit code 1."""
+    """Turn a ``SotaError`` into its text on stderr (with ``--json``, an object on stdout) and exit code 1.
+
+    Ctrl-C likewise, with what the command leaves behind and exit code 130.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -68,14 +90,24 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             else:
                 print_problems(error.problems)
             raise typer.Exit(EXIT_PROBLEM) from None
+        except KeyboardInterrupt:
+            problem = tell_interruption(command.__name__)
+            if kwargs.get("as_json"):
+                print_json({"problems": [problem_to_plain(problem)]})
+            else:
+                print_problems([problem], style="yellow", mark="!")
+            raise typer.Exit(EXIT_CODE) from None
 
     return run
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON object; NaN and infinities, which JSON lacks, become null."""
-    json.dump(_finite(document), sys.stdout, ensure_ascii=True, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    """Print one JSON object in UTF-8, whatever the locale; NaN and infinities, which JSON lacks, become null."""
+    text = json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+    text = _NOT_FOR_A_TERMINAL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(f"{text}\n".encode())
+    sys.stdout.buffer.flush()
 
 
 def print_problems(problems: Iterable[Problem], *, style: str = "red", mark: str = "✗") -> None:

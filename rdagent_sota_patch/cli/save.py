@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.cli.output import clean, out, print_json
-from rdagent_sota_patch.factors.saving import save_source
+from rdagent_sota_patch.factors.saving import require_parquet_name, save_source
 from rdagent_sota_patch.factors.sources import source_of
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def run_save(log: Path, target: Path, as_json: bool) -> None:
     """Write a run's accepted factors to ``target``; rebuilds the table with RD-Agent if it is gone."""
+    require_parquet_name(target)
     source = source_of(find_log(log, log_roots(os.environ)), load_settings().sota_workspace_root)
     path = source.table
     if path is None:

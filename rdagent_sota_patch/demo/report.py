@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -13,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rdagent_sota_patch.demo.stages import ALPHA_ALONE, SOTA_AND_ALPHA, Phase
+from rdagent_sota_patch.stages.program import scripts_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +88,15 @@ def render(result: DemoResult) -> RenderableType:
     return Group(mined, Text(), table, gain)
 
 
+def _program() -> str:
+    """``rdagent-sota`` as the user's shell finds this one: by its name, or by its place where it is not on the path."""
+    own = scripts_folder() / "rdagent-sota"
+    found = shutil.which("rdagent-sota")
+    if not own.is_file() or (found is not None and Path(found).resolve() == own.resolve()):
+        return "rdagent-sota"
+    return shlex.quote(str(own))
+
+
 def list_places(result: DemoResult) -> str:
     """Where everything is, and how to look closer; to be printed unwrapped, so that paths can be copied."""
     # The demonstration has a signing key of its own; with the user's, its logs would count as altered.
@@ -93,7 +105,7 @@ def list_places(result: DemoResult) -> str:
     lines += [f"{run.stage}: log {run.log}, workspace {run.workspace}" for run in result.back_tests]
     lines += ["", "To look closer:"]
     lines += [
-        f"ARTIFACT_SIGNING_KEY_PATH={shlex.quote(str(key))} rdagent-sota inspect {shlex.quote(str(log))}"
+        f"ARTIFACT_SIGNING_KEY_PATH={shlex.quote(str(key))} {_program()} inspect {shlex.quote(str(log))}"
         for log in (result.factor_log, result.back_tests[-1].log)
     ]
     return "\n".join(lines)

@@ -105,18 +105,20 @@ def run_demo(
     market: MarketSpec | None = None,
     segments: Segments | None = None,
     observe: Observer | None = None,
+    force: bool = False,
 ) -> DemoResult:
     """Run the factor stage and the three model stages in ``folder``, with the real ``rdagent`` and Qlib.
 
     Args:
-        folder: New, empty, or an earlier demonstration's, which is then overwritten.
+        folder: New, empty, or an earlier demonstration's.
         observe: Called with a stage's name and what happens in it, as it happens.
+        force: Whether the logs of an earlier demonstration in ``folder`` may go.
 
     Raises:
         SotaError: ``folder`` holds something else, a stage failed, or SOTA factors beside Alpha did not beat
             Alpha alone.
     """
-    _claim(folder)
+    _claim(folder, force=force)
     with Sandbox(folder, market=market or host_market(), segments=segments or host_segments()) as sandbox:
         with _observed(observe, FACTOR_STAGE) as on_step:
             mined = sandbox.run("fin_factor", loops=FACTOR_LOOPS, name="factor", on_step=on_step)
@@ -144,10 +146,30 @@ def run_demo(
     return result
 
 
-def _claim(folder: Path) -> None:
-    """Make ``folder`` ready; what an earlier demonstration left in it goes, and nothing else ever does."""
+def free_folder(base: Path) -> Path:
+    """``base``, or the first of ``base-2``, ``base-3`` and so on, without the logs of an earlier demonstration."""
+    folder, number = base, 1
+    while _has_logs(folder):
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _has_logs(folder: Path) -> bool:
+    logs = folder / "project" / "log"
+    return (folder / _MARKER).is_file() and logs.is_dir() and any(logs.iterdir())
+
+
+def _claim(folder: Path, *, force: bool = False) -> None:
+    """Make ``folder`` ready; what an earlier demonstration left in it goes if wanted, and nothing else ever does."""
     if folder.exists() and not folder.is_dir():
         raise SotaError("demo-folder-in-use", f"{folder} is a file.", "Name a new or an empty folder.")
+    if _has_logs(folder) and not force:
+        raise SotaError(
+            "demo-folder-in-use",
+            f"{folder} holds the logs of an earlier demonstration.",
+            "Name another folder with --folder, or give --force to replace them.",
+        )
     if (folder / _MARKER).is_file():
         for name in ("home", "project", "output", "data", "tmp"):
             with suppress(FileNotFoundError):

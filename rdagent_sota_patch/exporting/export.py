@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from rdagent_sota_patch.bundle.opening import Bundle
 from rdagent_sota_patch.bundle.signing import sign_manifest
 from rdagent_sota_patch.bundle.writing import BundleWriter
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.exporting.choice import Choice, Stage, choose_experiment, find_workspace_of
+from rdagent_sota_patch.exporting.choice import Choice, Pick, Stage, choose_experiment, find_workspace_of
 from rdagent_sota_patch.exporting.description import describe_model, describe_order, has_gaps
 from rdagent_sota_patch.exporting.market_slice import Evidence, take_back_test, take_evidence, write_replay
 from rdagent_sota_patch.exporting.model_code import find_model_code
@@ -64,7 +64,7 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        stage: See `choose_experiment`.
+        stage, pick: See `choose_experiment`.
         layout: Whether what the notes' readers look for is written as well; see `lay_out_notes`.
         force: Replace an old bundle.
         replay: Ship the evidence, and replay it.
@@ -86,6 +86,7 @@ class ExportOptions:
     roots: tuple[Path, ...] = ()
     audit: Audit | None = None
     key: bytes | None = None
+    pick: Pick = field(default_factory=Pick)
 
     @property
     def chosen_stage(self) -> Stage | None:
@@ -137,7 +138,7 @@ def export_bundle(session: Session, target: Path, options: ExportOptions, report
         SotaError: ``cannot-write``, or the factor table or the log cannot be used.
     """
     require_free(target, force=options.force)
-    choice = choose_experiment(session, options.chosen_stage)
+    choice = choose_experiment(session, options.chosen_stage, options.pick)
     with make_folder(target, force=options.force) as folder:
         export = _Export(choice, target, options, report, BundleWriter(folder))
         try:
@@ -153,9 +154,11 @@ def export_bundle(session: Session, target: Path, options: ExportOptions, report
             ) from error
 
 
-def factor_codes(session: Session, stage: Stage | None, roots: Sequence[Path]) -> dict[str, str]:
+def factor_codes(
+    session: Session, stage: Stage | None, roots: Sequence[Path], pick: Pick | None = None
+) -> dict[str, str]:
     """Code by name of the factors that an export would ship as the model's: what an audit before it looks at."""
-    choice = choose_experiment(session, stage)
+    choice = choose_experiment(session, stage, pick)
     return codes_of(list_factors(choice, _table_columns(choice, roots)))
 
 

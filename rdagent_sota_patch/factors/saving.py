@@ -42,12 +42,31 @@ def save_source(source: Source, table: Path, target: Path) -> FactorTable:
     )
 
 
+_PARQUET = ("", ".parquet", ".pq")
+
+
+def require_parquet_name(target: Path) -> None:
+    """Refuse a factor file that is called as if it had another format than the one that is written and read.
+
+    Raises:
+        SettingsError: ``unknown-format``.
+    """
+    if target.suffix.lower() not in _PARQUET:
+        raise SettingsError(
+            "unknown-format",
+            f"{target} ends in {target.suffix}, and a factor file is parquet, which LOAD_SOTA_FACTORS reads as it "
+            "was.",
+            f"Name it {target.with_suffix('.parquet').name}.",
+        )
+
+
 def require_writable(target: Path) -> None:
     """Make sure that a factor file can be written, before the work that ends in it.
 
     Raises:
-        SettingsError: Its folder does not exist or must not be written to.
+        SettingsError: ``unknown-format``, or its folder does not exist or must not be written to.
     """
+    require_parquet_name(target)
     folder = target.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise SettingsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from rdagent_sota_patch.prediction.listing import Listing
 from rdagent_sota_patch.prediction.page_charts import coverage_bar, histogram, range_axis, range_strip
 from rdagent_sota_patch.prediction.ranges import TodaysRange, TrainedScale, hold_against_training, scale_of
 from rdagent_sota_patch.standalone_page import render_document
@@ -19,17 +20,22 @@ _SHOWN = 100
 """Rows of the top list at most; the file has all."""
 
 
-def render_page(prediction: Prediction, bundle: Bundle) -> str:
+def render_page(prediction: Prediction, bundle: Bundle, listing: Listing | None = None) -> str:
     """The page: best stocks, distribution of the scores, each feature's coverage and its range against the training.
+
+    Args:
+        prediction: The day.
+        bundle: It was made with.
+        listing: Names, and ranks of the day before, where there are any.
 
     Returns:
         One HTML document. Names from the bundle and the market data stand in it as text.
     """
     day = f"{prediction.day:%Y-%m-%d}"
-    return render_document(f"Scores of {day}", _parts(prediction, bundle, day))
+    return render_document(f"Scores of {day}", _parts(prediction, bundle, day, listing or Listing()))
 
 
-def _parts(prediction: Prediction, bundle: Bundle, day: str) -> Iterator[str]:
+def _parts(prediction: Prediction, bundle: Bundle, day: str, listing: Listing) -> Iterator[str]:
     order, meta = bundle.model
     manifest = bundle.manifest
     yield f'<p class="soft">{escape(manifest.task_id)}, loop {manifest.loop}</p>'
@@ -50,7 +56,7 @@ def _parts(prediction: Prediction, bundle: Bundle, day: str) -> Iterator[str]:
         lines = "".join(f"<li>{escape(notice.message)}</li>" for notice in prediction.notices)
         yield f'<section><h2 class="warn">To know before using them</h2><ul>{lines}</ul></section>'
     yield _scores(prediction)
-    yield _best(prediction)
+    yield _best(prediction, listing)
     scale = scale_of(bundle)
     ranges = hold_against_training(prediction.features, scale)
     yield _features(prediction.coverage, order.dynamic_factor_order, ranges, scale)
@@ -67,20 +73,30 @@ def _scores(prediction: Prediction) -> str:
     )
 
 
-def _best(prediction: Prediction) -> str:
+def _best(prediction: Prediction, listing: Listing) -> str:
     frame = prediction.frame.head(_SHOWN)
     more = len(prediction.frame) - len(frame)
-    low, high = float(prediction.scores["score"].min()), float(prediction.scores["score"].max())
+    # Among the listed alone: between the market's worst and best, those at the top would look all the same.
+    low, high = float(frame["score"].min()), float(frame["score"].max())
+    named, compared = listing.stocks is not None, listing.before is not None
     rows = "".join(
         f'<tr><td class="number">{rank}</td><td class="name">{escape(str(name))}'
         f"{_mark(prediction.incomplete.get(str(name), ()))}</td>"
-        f'<td class="number">{score:.6g}</td><td class="wide">{coverage_bar(_between(score, low, high))}</td></tr>'
+        + (
+            f"<td>{escape(listing.of(str(name)).name)}</td><td>{escape(listing.of(str(name)).industry)}</td>"
+            if named
+            else ""
+        )
+        + (f'<td class="number">{listing.change(str(name), int(rank))}</td>' if compared else "")
+        + f'<td class="number">{score:.6g}</td><td class="wide">{coverage_bar(_between(score, low, high))}</td></tr>'
         for name, score, rank in zip(frame["instrument"], frame["score"], frame["rank"], strict=True)
     )
     note = f'<p class="soft">And {more} more in the file.</p>' if more else ""
     return (
         '<section><h2>Best first</h2><table><thead><tr><th class="number">rank</th><th>stock</th>'
-        '<th class="number">score</th><th>lowest to highest</th></tr></thead>'
+        + ("<th>name</th><th>industry</th>" if named else "")
+        + (f'<th class="number">since {listing.before}</th>' if compared else "")
+        + '<th class="number">score</th><th>lowest to highest of the list</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>{note}</section>"
     )
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.prediction.market_days import MarketFiles
     from rdagent_sota_patch.prediction.mined import MinedFactor, Report
 
-_OWN_COLUMNS = ("instrument", "score", "rank")
+_OWN_COLUMNS = ("instrument", "score", "rank", "date", "name", "industry")
+"""Of a written list; the last three where several days or a file of names were asked for."""
 _SHOWN = 5
 """Of the written result."""
 
@@ -99,7 +100,7 @@ class Prediction:
     def frame(self) -> pd.DataFrame:
         """The result as it is written: columns instrument, score, rank, and the features if wanted; best first.
 
-        A feature that is called as one of the three is ``feature_`` and its name.
+        A feature that is called as a column of a list is ``feature_`` and its name.
         """
         whole = self.scores
         if self.explain:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +37,90 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.confinement.market import MarketTable
     from rdagent_sota_patch.prediction.market_days import MarketFiles
     from rdagent_sota_patch.prediction.mined import Histories, MinedFactor
+
+
+LATEST = "latest"
+_FORMATS = ("%Y-%m-%d", "%Y%m%d")
+
+
+@dataclass(frozen=True, slots=True)
+class DaysAsked:
+    """What ``--date`` names.
+
+    Attributes:
+        first: First day; None for the latest that Qlib's data has.
+        last: Last day, itself included; likewise.
+        is_range: Whether every trading day between the two is meant.
+    """
+
+    first: date | None
+    last: date | None
+    is_range: bool
+
+
+def parse_days(text: str) -> DaysAsked:
+    """``latest``, a day as ``2026-11-20`` or ``20261120``, or two of these with ``..`` (or ``:``) between them.
+
+    Raises:
+        ValueError: It is none of these, or a range that ends before it begins.
+    """
+    ends = re.split(r"\.\.|:", text.strip())
+    if not 1 <= len(ends) <= 2:
+        raise ValueError(f"{text!r} is no day and no range")
+    first, last = (_parse_asked(end.strip()) for end in (ends[0], ends[-1]))
+    if len(ends) == 2 and (first is None or (last is not None and last < first)):
+        raise ValueError(f"{text!r} ends before it begins")
+    return DaysAsked(first, last, len(ends) == 2)
+
+
+def _parse_asked(text: str) -> date | None:
+    if text == LATEST:
+        return None
+    for form in _FORMATS:
+        # `strptime` takes one digit for two, too.
+        if len(text) == len(datetime(2000, 1, 1).strftime(form)):
+            try:
+                return datetime.strptime(text, form).date()
+            except ValueError:
+                continue
+    raise ValueError(f"{text!r} is no day: write 2026-11-20, 20261120 or {LATEST}")
+
+
+def days_of(asked: DaysAsked, qlib_dir: Path) -> tuple[date, ...]:
+    """The trading days that are meant, ascending; a single day is given back as it is.
+
+    Raises:
+        BundleError: ``bad-market-data``; of a range ``market-data-too-short`` and ``not-a-trading-day``.
+    """
+    if not asked.is_range and asked.last is not None:
+        return (asked.last,)
+    calendar = read_calendar(qlib_dir)
+    newest = calendar[-1].date()
+    last = asked.last or newest
+    if not asked.is_range:
+        return (newest,)
+    if last > newest:
+        raise BundleError(
+            "market-data-too-short",
+            f"The range goes to {last}, and Qlib's data in {qlib_dir} ends on {newest}.",
+            f"Bring the data up to date, or end the range with {newest} or {LATEST}.",
+        )
+    assert asked.first is not None
+    found = calendar[(calendar >= pd.Timestamp(asked.first)) & (calendar <= pd.Timestamp(last))]
+    if not len(found):
+        raise BundleError(
+            "not-a-trading-day",
+            f"No day from {asked.first} to {last} is a trading day in Qlib's data in {qlib_dir}.",
+            "Name a longer range.",
+        )
+    return tuple(day.date() for day in found)
+
+
+def day_before(day: date, qlib_dir: Path) -> date | None:
+    """The trading day before ``day``; None where the data begins with it."""
+    calendar = read_calendar(qlib_dir)
+    place = int(calendar.searchsorted(pd.Timestamp(day)))
+    return calendar[place - 1].date() if place > 0 else None
 
 
 def end_of_backtest(bundle: Bundle) -> pd.Timestamp:

@@ -10,11 +10,14 @@ from rdagent_sota_patch.errors import BundleError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
+
     from rdagent_sota_patch.prediction.prediction import Prediction
 
 SUFFIXES = (".csv", ".parquet")
 
 
+_TEXTS = ("instrument", "name", "industry")
 _BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\n")
 
 
@@ -39,7 +42,12 @@ def require_suffix(target: Path) -> None:
 
 
 def write_scores(prediction: Prediction, target: Path) -> None:
-    """Write a prediction's frame, atomically: columns instrument, score, rank, and the features if they were wanted.
+    """Write a prediction's frame: columns instrument, score, rank, and the features if they were wanted."""
+    write_frame(prediction.frame, target)
+
+
+def write_frame(frame: pd.DataFrame, target: Path) -> None:
+    """Write a list of scores, atomically, as CSV or parquet.
 
     Numbers in CSV are written so that reading gives the same bits. Text that a spreadsheet would take for a formula
     gets an apostrophe in front there, as spreadsheets themselves mark text; in parquet it is as it is.
@@ -49,10 +57,10 @@ def write_scores(prediction: Prediction, target: Path) -> None:
         SotaError: ``cannot-write``.
     """
     require_suffix(target)
-    frame = prediction.frame
     with replace_atomically(target) as temporary:
         if target.suffix.lower() == ".csv":
-            plain = frame.assign(instrument=frame["instrument"].map(_as_text)).rename(columns=_as_text)
+            texts = {name: frame[name].map(_as_text) for name in _TEXTS if name in frame}
+            plain = frame.assign(**texts).rename(columns=_as_text)
             plain.to_csv(temporary, index=False, lineterminator="\n")
         else:
             frame.to_parquet(temporary, index=False)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
 from rdagent_sota_patch.audit.auditing import AuditOptions, audit_factors
-from rdagent_sota_patch.audit.windows import LEAST_CUTS, THOROUGH_CUTS
 from rdagent_sota_patch.confinement.limits import Limits
 from tests.audit.factor_zoo import codes_of, write_folder
 from tests.audit.zoo import HARD, HONEST, LOOK_AHEAD

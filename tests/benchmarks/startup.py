@@ -1,8 +1,9 @@
-"""What the start-up hook adds to every start of Python."""
+"""What the start-up hook adds to every start of Python, and how soon ``rdagent-sota --help`` is there."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 import sysconfig
 import venv
 from typing import TYPE_CHECKING
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ROUNDS = 100
+_HELPS = 10
+_HELP_SECONDS = 0.5
+_BARE = """
+import typer
+app = typer.Typer()
+@app.command()
+def main(): pass
+app(['--help'])
+"""
 _HOOK = PROJECT / "patches" / "startup.pth.in"
 
 
@@ -44,6 +54,20 @@ def measure(folder: Path) -> list[Comparison]:
                 Limit(Bound.AMOUNT, 2.0),
             )
         )
+    return [*lines, *_measure_help(folder)]
+
+
+def _measure_help(folder: Path) -> list[Comparison]:
+    """Of the application and of a command with many options, beside a Typer application that does nothing."""
+    lines = []
+    for arguments in ("--help", "export --help"):
+        code = f"from rdagent_sota_patch.cli import app; app({arguments.split()!r})"
+        ours, bare = [], []
+        for _ in range(_HELPS):
+            ours.append(time_process([sys.executable, "-c", code], folder).cpu)
+            bare.append(time_process([sys.executable, "-c", _BARE], folder).cpu)
+        limit = Limit(Bound.AMOUNT, _HELP_SECONDS)
+        lines.append(compare(f"rdagent-sota {arguments} / --help of an empty Typer", "s", ours, bare, limit))
     return lines
 
 

@@ -368,6 +368,19 @@ def test_save_keeps_the_old_file_when_it_fails(
     assert target.read_bytes() == b"precious"
 
 
+def test_save_refuses_another_format(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called CSV would be parquet: nothing is written; parquet loads again equal."""
+    table = write_table(sota_workspace(log, tmp_path, monkeypatch))
+    for name in ("out.csv", "out.H5", "out.pkl"):
+        document = json.loads(run("save", log, "--out", tmp_path / name, "--json").stdout)
+        assert document["problems"][0]["slug"] == "unknown-format"
+        assert "out.parquet" in document["problems"][0]["hint"]
+        assert not (tmp_path / name).exists()
+    assert run("save", log, "--out", tmp_path / "out.pq").exit_code == 0
+    saved = pd.read_parquet(tmp_path / "out.pq")
+    pd.testing.assert_frame_equal(saved, pd.read_parquet(table), check_freq=False)
+
+
 def test_hostile_names_do_not_reach_the_terminal(log: Path) -> None:
     """Control characters and lone surrogates of a stranger's log are shown as escapes."""
     from rdagent_sota_patch.cli.output import clean

@@ -185,3 +185,15 @@ def test_the_other_stage(log: Path, tmp_path: Path) -> None:
     """A factor log has no model of its own."""
     document, code = call_json("export", log, "--out", tmp_path / "bundle", "--stage", "model")
     assert (code, document["problems"][0]["slug"]) == (1, "no-accepted-model")
+
+
+def test_an_earlier_loop_is_shipped_where_its_workspace_is(log: Path, tmp_path: Path) -> None:
+    """``--loop 0`` means the first acceptance, whose workspace is gone: that is said; the last is not taken."""
+    document, code = call_json("export", log, "--out", tmp_path / "bundle", "--loop", "0")
+    assert code == 1
+    assert document["problems"][0]["slug"] == "weights-missing"
+    document, code = call_json("export", log, "--out", tmp_path / "bundle", "--loop", "1")
+    assert (code, document["problems"][0]["slug"]) == (1, "loop-not-accepted")
+    document, code = call_json("export", log, "--out", tmp_path / "bundle", "--loop", "2")
+    assert (code, document["loop"]) == (0, 2)
+    assert call("export", log, "--out", tmp_path / "b", "--loop", "2", "--best", "IC").exit_code == 2

@@ -97,3 +97,83 @@ def test_market_data_is_rdagents_own_by_default(tmp_path: Path, monkeypatch: pyt
     assert find_market_data() == Path("git_ignore_folder/factor_implementation_source_data")
     monkeypatch.setenv("FACTOR_CoSTEER_DATA_FOLDER", "elsewhere")
     assert find_market_data() == Path("elsewhere")
+
+
+@pytest.mark.parametrize("day", ["tomorrow", "2020-13-01", "2020-10-30..2020-10-29", "2020-10-1", "a..b..c"])
+def test_what_is_no_day_is_bad_usage(tmp_path: Path, made: MadeMarket, day: str) -> None:
+    """Exit code 2, before the bundle is looked at."""
+    result = CliRunner().invoke(app, arguments(tmp_path / "nowhere", made, day))
+    assert result.exit_code == 2
+    assert "--date" in result.stderr
+
+
+def test_a_range_is_one_file_or_one_for_each_day(tmp_path: Path, made: MadeMarket) -> None:
+    """Each trading day's list is what that day alone gives; a weekend in the range is no day of it."""
+    bundle = make_bundle(tmp_path / "bundle").folder
+    one, many = tmp_path / "scores.csv", tmp_path / "scores"
+    span = ("2020-11-12..2020-11-15", "2020-11-12..latest", "20201112:20201113")
+    refused = CliRunner().invoke(app, arguments(bundle, made, span[0], "--out", str(one)))
+    assert refused.exit_code == 1 and "[market-data-too-short]" in refused.stderr
+    assert "2020-11-13" in refused.stderr and not one.exists()
+    for asked, target in ((span[1], one), (span[2], many)):
+        result = CliRunner().invoke(app, arguments(bundle, made, asked, "--top", "3", "--out", str(target)))
+        assert result.exit_code == 0, result.output
+    frame = pd.read_csv(one)
+    assert list(frame.columns) == ["date", "instrument", "score", "rank"]
+    assert frame["date"].tolist() == ["2020-11-12"] * 3 + ["2020-11-13"] * 3
+    assert sorted(path.name for path in many.iterdir()) == ["2020-11-12.csv", "2020-11-13.csv"]
+    for day, rows in frame.groupby("date"):
+        alone = pd.read_csv(many / f"{day}.csv")
+        pd.testing.assert_frame_equal(rows.drop(columns="date").reset_index(drop=True), alone)
+    plain = json.loads(CliRunner().invoke(app, arguments(bundle, made, "latest", "--json")).stdout)
+    assert plain["day"] == "2020-11-13"
+    assert [row["instrument"] for row in plain["top"]][:3] == alone["instrument"].tolist()
+
+
+def test_names_and_the_change_in_rank(tmp_path: Path, made: MadeMarket) -> None:
+    """Names go to the list, the file and the page; page and list compare with the day before as it is scored alone."""
+    bundle = make_bundle(tmp_path / "bundle").folder
+    names, page, out = tmp_path / "names.csv", tmp_path / "page.html", tmp_path / "scores.csv"
+    names.write_text(
+        "instrument,name,industry\n"
+        + "".join(f"SH6000{number:02d},公司{number},<b>银行</b>\n" for number in range(40)),
+        encoding="utf-8-sig",
+    )
+    day = arguments(bundle, made, "2020-10-30", "--names", str(names), "--html", str(page), "--out", str(out))
+    result = CliRunner().invoke(app, day)
+    assert result.exit_code == 0, result.output
+    ranks = {}
+    for each in ("2020-10-29", "2020-10-30"):
+        plain = json.loads(CliRunner().invoke(app, arguments(bundle, made, each, "--json")).stdout)
+        ranks[each] = {row["instrument"]: row["rank"] for row in plain["top"]}
+    best = min(ranks["2020-10-30"], key=ranks["2020-10-30"].__getitem__)
+    change = ranks["2020-10-29"][best] - 1
+    written = page.read_text(encoding="utf-8")
+    assert "since 2020-10-29" in written and "since 2020-10-29" in result.stdout
+    assert f'<td class="number">{f"{change:+d}" if change else "="}</td>' in written
+    frame = pd.read_csv(out)
+    assert list(frame.columns) == ["instrument", "name", "industry", "score", "rank"]
+    named = frame[frame["name"].notna()]
+    assert all(
+        name == f"公司{int(code[2:]) - 600000}"
+        for code, name in zip(named["instrument"], named["name"], strict=True)
+    )
+    assert "&lt;b&gt;银行" in written and "<b>银行" not in written
+    assert "█" * 10 in result.stdout
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"instrument\nSH600000\n",
+        "instrument,name\nSH600000,公司\n".encode("gbk"),
+        b"instrument,name\na,b\na,c\n",
+    ],
+)
+def test_a_bad_file_of_names_is_told(tmp_path: Path, made: MadeMarket, content: bytes) -> None:
+    """Without the column, in another encoding, or with a stock twice: nothing is guessed."""
+    names = tmp_path / "names.csv"
+    names.write_bytes(content)
+    bundle = make_bundle(tmp_path / "bundle").folder
+    result = CliRunner().invoke(app, arguments(bundle, made, "latest", "--names", str(names)))
+    assert result.exit_code == 1 and "[bad-names-file]" in result.stderr

@@ -87,12 +87,18 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_earlier_demonstration_is_overwritten(tmp_path: Path) -> None:
-    """What a demonstration wrote goes; a file that a user put beside it stays."""
+def test_earlier_demonstration_is_replaced_with_force_alone(tmp_path: Path) -> None:
+    """Its logs stay unless they may go; a file that a user put beside them stays in any case."""
     stages._claim(tmp_path / "demo")
-    (tmp_path / "demo" / "project" / "log").mkdir(parents=True)
+    log = tmp_path / "demo" / "project" / "log" / "factor"
+    log.mkdir(parents=True)
     (tmp_path / "demo" / "notes.txt").write_text("mine", encoding="utf-8")
-    stages._claim(tmp_path / "demo")
+    with pytest.raises(SotaError, match="earlier demonstration") as refused:
+        stages._claim(tmp_path / "demo")
+    assert refused.value.slug == "demo-folder-in-use" and log.is_dir()
+    assert stages.free_folder(tmp_path / "demo") == tmp_path / "demo-2"
+    assert stages.free_folder(tmp_path / "new") == tmp_path / "new"
+    stages._claim(tmp_path / "demo", force=True)
 
     assert not (tmp_path / "demo" / "project").exists()
     assert (tmp_path / "demo" / "notes.txt").exists()

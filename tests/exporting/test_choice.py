@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.exporting.choice import choose_experiment, find_workspace_of
+from rdagent_sota_patch.exporting.choice import Pick, choose_experiment, find_better, find_workspace_of
 from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 from tests.exporting.made_run import MadeRun, factor_experiment, make_run, model_experiment
 
@@ -96,3 +96,54 @@ def test_a_workspace_that_is_gone_is_said(run: MadeRun) -> None:
         find_workspace_of(choice, ())
     assert caught.value.slug == "weights-missing"
     assert "SOTA_WORKSPACE_ROOT" in caught.value.problems[0].hint
+
+
+def _with_ic(loop: int, ic: float, *, decision: bool = True) -> ExperimentRecord:
+    return replace(factor_experiment(loop, (f"F{loop}",)), metrics={"IC": ic}, decision=decision)
+
+
+def test_an_earlier_loop_stands_on_what_was_accepted_until_then(run: MadeRun) -> None:
+    """By its loop or by a metric; factors that were accepted later are not its own."""
+    session = holding(
+        run, _with_ic(0, 0.02), _with_ic(1, 0.05), _with_ic(2, 0.09, decision=False), _with_ic(3, 0.03)
+    )
+    for pick in (Pick(loop=1), Pick(best="IC"), Pick(best="ic")):
+        choice = choose_experiment(session, pick=pick)
+        assert choice.experiment.loop == 1
+        assert [each.loop for each in choice.accepted] == [0, 1]
+    assert choose_experiment(session).experiment.loop == 3
+
+
+@pytest.mark.parametrize(
+    ("pick", "slug", "told"),
+    [
+        (Pick(loop=2), "loop-not-accepted", "accepted are the loops 0, 1"),
+        (Pick(loop=9), "loop-not-accepted", "accepted are the loops 0, 1"),
+        (Pick(best="Sharpe"), "metric-unknown", "Sharpe"),
+        (Pick(best="ICIR"), "metric-unknown", "ICIR"),
+    ],
+)
+def test_what_cannot_be_picked_is_told(run: MadeRun, pick: Pick, slug: str, told: str) -> None:
+    """A rejected loop, one that is not there, and a metric that no accepted experiment has; nothing else is taken."""
+    session = holding(run, _with_ic(0, 0.02), _with_ic(1, 0.05), _with_ic(2, 0.09, decision=False))
+    with pytest.raises(SotaError, match=told) as caught:
+        choose_experiment(session, "factor", pick)
+    assert caught.value.slug == slug
+
+
+def test_a_loop_says_its_stage(run: MadeRun) -> None:
+    """In a fin_quant log, --loop settles what would otherwise be unclear."""
+    base = factor_experiment(0, ("ZMom",))
+    session = holding(run, base, model_experiment(1, run.workspace, based_on=(base,)))
+    assert choose_experiment(session, pick=Pick(loop=1)).stage == "model"
+    assert choose_experiment(session, pick=Pick(loop=0)).stage == "factor"
+
+
+def test_a_better_one_by_ic_is_told(run: MadeRun) -> None:
+    """Of the accepted ones alone, and only where it is better."""
+    best, last = _with_ic(1, 0.05), _with_ic(3, 0.03)
+    session = holding(run, _with_ic(0, 0.02), best, _with_ic(2, 0.09, decision=False), last)
+    notice = find_better(session, last)
+    assert notice is not None and notice.slug == "not-the-best"
+    assert "loop 1 has the highest, 0.0500" in notice.message
+    assert find_better(session, best) is None
