@@ -50,6 +50,7 @@ _STATUS: Mapping[str, int] = {
     "cannot-write": 507,
     "reading-took-too-long": 504,
     "export-took-too-long": 504,
+    "server-stopping": 503,
 }
 _OF_THE_RUN = 409
 """Of all other slugs: the request is well, and the run on the server is not in a state to answer it."""

@@ -23,6 +23,7 @@ from rdagent_sota_patch.confinement.supervision import Ending, which_limit
 from rdagent_sota_patch.errors import BundleError, Problem
 
 _HERE = Path(__file__).parent
+_RESULT = "result.h5"
 _PLAN, _OUTCOMES, _CODE = "plan.json", "outcomes.json", "code.txt"
 
 _PREPARATION = 30.0
@@ -320,7 +321,8 @@ def _missing(outcome: _Outcome, code: str, folder: Collection[str]) -> tuple[str
     missing = set(outcome.missing)
     if outcome.listed or outcome.blind:  # What it would open then shows in its text alone.
         named = {text for text in texts_in(code) if text.lower().endswith(DATA_SUFFIXES) and "*" not in text}
-        missing |= named - set(folder) - set(outcome.left)
+        # A run that failed before it wrote its result does not lack it.
+        missing |= named - set(folder) - set(outcome.left) - {_RESULT}
     return tuple(sorted(missing))
 
 

@@ -90,7 +90,7 @@ def compute_live(
         As `compute_alpha`; and the names of the features that Qlib computed.
 
     Raises:
-        BundleError: As `compute_on_arrays` and `compute_alpha`.
+        BundleError: As `compute_on_arrays` and `compute_alpha`; ``alpha-failed`` where the two give other rows.
     """
     expressions = {feature.name: feature.expression for feature in meta.alpha}
     frame, left = compute_on_arrays(provider, meta.instruments, days, expressions, tuple(meta.label.values()))
@@ -100,6 +100,17 @@ def compute_live(
     theirs = compute_alpha(alpha_request(by_qlib, provider, days, as_trained=False, jobs=jobs))
     if len(left) == len(expressions):
         return theirs, left
+    alone = {name: expressions[name] for name in left}
+    rows = compute_on_arrays(provider, meta.instruments, days, alone, tuple(meta.label.values()))[0].index
+    if not rows.equals(theirs.index):
+        differing = rows.symmetric_difference(theirs.index)
+        day, stock = differing[0]
+        raise BundleError(
+            "alpha-failed",
+            f"Qlib's rows of {', '.join(left)} are not those of its files: {len(differing)} differ, the first that of "
+            f"{stock} on {day:%Y-%m-%d}. Joined with the other Alpha features, some values would be missing.",
+            "The market data may have changed meanwhile: predict again.",
+        )
     joined: pd.DataFrame = frame.join(theirs)[list(expressions)]
     return joined, left
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from rdagent_sota_patch.errors import BundleError, Problem
 from rdagent_sota_patch.factors.universe import read_trading_days
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -175,6 +176,44 @@ def read_traded(qlib_dir: Path, instruments: Sequence[str], days: int) -> NDArra
     close, volume = (read_field(qlib_dir, instruments, field, span)[0] for field in ("close", "volume"))
     traded: NDArray[np.bool_] = np.isfinite(close) & ((volume > 0) | ~np.isfinite(volume).any(axis=0))
     return traded
+
+
+class Trades:
+    """On which days up to one Qlib has trades of some stocks; its files are read when first asked for, and once.
+
+    Attributes:
+        qlib_dir: Qlib's provider folder.
+    """
+
+    def __init__(self, qlib_dir: Path, find: Callable[[], Iterable[str]], day: pd.Timestamp) -> None:
+        self.qlib_dir = qlib_dir
+        self._find = find
+        self._day = day
+
+    @cached_property
+    def instruments(self) -> tuple[str, ...]:
+        """Which stocks."""
+        return tuple(self._find())
+
+    @cached_property
+    def days(self) -> pd.DatetimeIndex:
+        """Qlib's trading days, up to the day.
+
+        Raises:
+            BundleError: ``bad-market-data``.
+        """
+        calendar = read_calendar(self.qlib_dir)
+        until: pd.DatetimeIndex = calendar[calendar <= self._day]
+        return until
+
+    @cached_property
+    def traded(self) -> NDArray[np.bool_]:
+        """By day and stock; see `read_traded`.
+
+        Raises:
+            BundleError: ``bad-market-data``.
+        """
+        return read_traded(self.qlib_dir, self.instruments, len(self.days))
 
 
 def find_day_problems(

@@ -18,6 +18,7 @@ from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError, Problem
 from rdagent_sota_patch.prediction.eligibility import cover, find_incomplete, find_left_out
 from rdagent_sota_patch.prediction.features import compute_features, drops_incomplete_rows
+from rdagent_sota_patch.prediction.market_days import Trades, members_on, read_memberships
 from rdagent_sota_patch.prediction.market_table import open_market
 from rdagent_sota_patch.prediction.mined import cut_histories, find_missing_data, list_mined
 from rdagent_sota_patch.prediction.requested_day import (
@@ -140,8 +141,12 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
     unproven = [problem for factor in factors if (problem := _find_unproven(factor)) is not None]
     day = pd.Timestamp(options.day)
     backtested = day <= end_of_backtest(bundle)
+    _, meta = bundle.model
+    trades = Trades(
+        market.qlib_dir, lambda: members_on(read_memberships(market.qlib_dir, meta.instruments), day), day
+    )
     with open_market(market, factors) as table:
-        days, problems = find_days(bundle, market, table, factors, day, whole=backtested)
+        days, problems = find_days(bundle, market, table, factors, day, trades=trades, whole=backtested)
         found = () if table is None else table.find_notices()
         problems += [] if table is None else find_missing_data(factors, table, day)
         if not options.allow_lookahead:
@@ -154,8 +159,8 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
         with ThreadPoolExecutor(1, "model") as pool:  # The market is cut by a process of its own meanwhile.
             loading = pool.submit(load_scorer, bundle, trust=options.trust, limits=options.limits)
             histories = None if table is None else cut_histories(factors, table, days)
-            members, disagreeing = look_at_stocks(bundle, market, table, histories, day)
-            partial = find_partial(market, table, members, day)
+            members, disagreeing = look_at_stocks(trades, table, histories, day)
+            partial = find_partial(trades, table, day)
             scorer = loading.result()
         report("market", 1, 1)
         computed = compute_features(

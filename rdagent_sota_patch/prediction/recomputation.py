@@ -11,7 +11,7 @@ import pandas as pd
 from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.prediction.features import compute_features
-from rdagent_sota_patch.prediction.market_days import find_day_problems, read_calendar
+from rdagent_sota_patch.prediction.market_days import Trades, find_day_problems, read_calendar
 from rdagent_sota_patch.prediction.market_table import open_market
 from rdagent_sota_patch.prediction.mined import find_missing_data, list_mined
 from rdagent_sota_patch.prediction.requested_day import find_gaps, find_rows_of_one
@@ -98,7 +98,7 @@ def recompute(
             stocks = shipped.index.get_level_values("instrument").unique()
             for notice in (
                 *table.find_notices(),
-                *find_rows_of_one(table, market.qlib_dir, stocks, 0, days[-1]),
+                *find_rows_of_one(table, Trades(market.qlib_dir, lambda: stocks, days[-1]), 0, days[-1]),
             ):
                 tell(notice)
         first = int(calendar.searchsorted(days[0])) - steps + 1

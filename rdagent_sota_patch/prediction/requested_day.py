@@ -18,11 +18,8 @@ from rdagent_sota_patch.prediction.eligibility import (
 )
 from rdagent_sota_patch.prediction.market_days import (
     find_day_problems,
-    members_on,
     read_calendar,
     read_closes,
-    read_memberships,
-    read_traded,
 )
 from rdagent_sota_patch.prediction.market_table import closes_on
 from rdagent_sota_patch.prediction.mined import find_starts
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.bundle.opening import Bundle
     from rdagent_sota_patch.confinement.market import MarketTable
-    from rdagent_sota_patch.prediction.market_days import MarketFiles
+    from rdagent_sota_patch.prediction.market_days import MarketFiles, Trades
     from rdagent_sota_patch.prediction.mined import Histories, MinedFactor
 
 
@@ -158,6 +155,7 @@ def find_days(
     factors: Sequence[MinedFactor],
     day: pd.Timestamp,
     *,
+    trades: Trades,
     whole: bool,
 ) -> tuple[pd.DatetimeIndex, list[Problem]]:
     """The trading days that a sample of the model takes, and everything that is against computing them.
@@ -168,6 +166,7 @@ def find_days(
         table: Its ``daily_pv.h5``; None where no factor needs it.
         factors: The mined factors that the model takes.
         day: The day asked for, which is the last of the sample.
+        trades: Qlib's, of the market's stocks on the day.
         whole: Whether the factors are given the whole history, and not what they need of it.
 
     Returns:
@@ -203,8 +202,7 @@ def find_days(
         read = table.days[start:]
         problems += find_gaps(table, calendar, read[read < day], day)
         if not problems:
-            members = members_on(read_memberships(market.qlib_dir, meta.instruments), day)
-            problems += find_rows_of_one(table, market.qlib_dir, members, start, day)
+            problems += find_rows_of_one(table, trades, start, day)
     return days, problems
 
 
@@ -243,8 +241,7 @@ def find_gaps(
 
 def find_rows_of_one(
     table: MarketTable,
-    qlib_dir: Path,
-    members: Sequence[str],
+    trades: Trades,
     start: int,
     day: pd.Timestamp,
 ) -> list[Problem]:
@@ -255,22 +252,20 @@ def find_rows_of_one(
 
     Args:
         table: ``daily_pv.h5``.
-        qlib_dir: Qlib's provider folder.
-        members: Which stocks.
+        trades: Qlib's, up to ``day``.
         start: The first of the table's days that factors read.
         day: The last day that is computed.
     """
-    calendar = read_calendar(qlib_dir)
-    names = sorted(set(members) & set(table.instruments))
+    names = sorted(set(trades.instruments) & set(table.instruments))
     end = int(table.days.searchsorted(day, side="right"))
-    places = calendar.get_indexer(table.days[:end])
+    places = trades.days.get_indexer(table.days[:end])
     ours = table.presence.traded[:end, pd.Index(table.instruments).get_indexer(names)][places >= 0]
-    theirs = read_traded(qlib_dir, names, len(calendar))[places[places >= 0]]
+    theirs = trades.traded[:, pd.Index(trades.instruments).get_indexer(names)][places[places >= 0]]
     days = table.days[:end][places >= 0]
     read = (days >= table.days[start])[:, None]
     found = (
         (theirs & ~ours & _inside(ours) & read, table.data, "Qlib's data have"),
-        (ours & ~theirs & _inside(theirs) & read, qlib_dir, f"{table.data} has"),
+        (ours & ~theirs & _inside(theirs) & read, trades.qlib_dir, f"{table.data} has"),
     )
     return [_of_one(lacking, names, days, who, other) for lacking, who, other in found if lacking.any()]
 
@@ -300,15 +295,12 @@ def _of_one(
     )
 
 
-def find_partial(
-    market: MarketFiles, table: MarketTable | None, members: Sequence[str], day: pd.Timestamp
-) -> list[Problem]:
+def find_partial(trades: Trades, table: MarketTable | None, day: pd.Timestamp) -> list[Problem]:
     """Notices of sources that have the day in part."""
-    position = int(read_calendar(market.qlib_dir).searchsorted(day))
+    members = trades.instruments
     found = []
-    if position > 0:
-        traded = read_traded(market.qlib_dir, members, position + 1)[-2:]
-        found.append(find_partial_day(members, traded, market.qlib_dir, day))
+    if len(trades.days) > 1:
+        found.append(find_partial_day(members, trades.traded[-2:], trades.qlib_dir, day))
     place = 0 if table is None else int(table.days.searchsorted(day))
     if table is not None and place > 0:
         columns = pd.Index(table.instruments).get_indexer(pd.Index(members))
@@ -318,8 +310,7 @@ def find_partial(
 
 
 def look_at_stocks(
-    bundle: Bundle,
-    market: MarketFiles,
+    trades: Trades,
     table: MarketTable | None,
     histories: Histories | None,
     day: pd.Timestamp,
@@ -327,8 +318,7 @@ def look_at_stocks(
     """The market's stocks on a day, and those of them whose prices the two sources of market data disagree on.
 
     Args:
-        bundle: Holds a model.
-        market: The user's market data.
+        trades: Qlib's, of the market's stocks on the day.
         table: Its ``daily_pv.h5``; None where no factor needs it.
         histories: Its cuts.
         day: A trading day.
@@ -339,12 +329,10 @@ def look_at_stocks(
     Raises:
         BundleError: ``unknown-market``, ``bad-market-data``, ``unknown-instruments``, ``market-data-mismatch``.
     """
-    _, meta = bundle.model
-    members = members_on(read_memberships(market.qlib_dir, meta.instruments), day)
+    members = trades.instruments
     if table is None or histories is None:
         return members, {}
     require_common_stocks(members, table.instruments, table.data)
-    position = int(read_calendar(market.qlib_dir).searchsorted(day))
     return members, find_disagreeing(
-        read_closes(market.qlib_dir, members, position), closes_on(table, histories.last_day), day
+        read_closes(trades.qlib_dir, members, len(trades.days) - 1), closes_on(table, histories.last_day), day
     )

@@ -143,7 +143,9 @@ class Exporter:
     def _start(self) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._stopped:
-                raise ApiError("export-failed", "The server is being stopped.", "Ask again when it is back.")
+                raise ApiError(
+                    "server-stopping", "The server is being stopped.", "Ask again when it is back."
+                )
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, *filter(None, sys.path)],
                 stdin=subprocess.PIPE,

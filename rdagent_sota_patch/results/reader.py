@@ -161,7 +161,7 @@ class Reader:
 
     def _started(self) -> _Process:
         if self._closed:
-            raise ApiError("export-failed", "The server is being stopped.", "Ask again when it is back.")
+            raise ApiError("server-stopping", "The server is being stopped.", "Ask again when it is back.")
         if self._process is None or self._process.over:
             self._process = _Process()
         return self._process

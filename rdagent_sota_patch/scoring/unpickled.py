@@ -43,6 +43,8 @@ class UnpickledScorer:
         frame = pd.DataFrame(samples, columns=list(self.names))
         try:
             scores = np.asarray(self.model.predict(_Rows(frame)), dtype=np.float64).reshape(-1)
+        except BundleError:
+            raise
         # Any model may come here, with any error.
         except Exception as error:
             raise _unusable(self.where, error) from error
@@ -65,7 +67,11 @@ class _Rows:
         """The samples' features, whatever the segment."""
         if col_set == "feature":
             return self._features
-        raise NotImplementedError(f"columns {col_set!r} are asked for, and a new day has features alone")
+        raise BundleError(
+            "model-input-mismatch",
+            f"The model asks for the columns {col_set!r} where it predicts, and a new day has features alone.",
+            "Score this model with Qlib itself.",
+        )
 
 
 def load_unpickled(bundle: Bundle, *, trusted: bool) -> UnpickledScorer:

@@ -192,6 +192,19 @@ import pandas as pd, pyarrow as pa, pyarrow.dataset, pyarrow.parquet as pq
         assert len(ran.values()) == 100
 
 
+def test_a_result_that_was_not_written_is_not_missing(jail: Jail, folder: Path) -> None:
+    """Code that looks through its folder, and fails before it writes: it fails, and asks for nothing."""
+    code = """
+import os
+import pandas as pd
+os.listdir(".")
+raise ValueError("too few rows")
+pd.read_hdf("daily_pv.h5").to_hdf("result.h5", key="data")
+"""
+    with run_trials(code, [Trial(folder)], Limits(), jail=jail) as (ran,):
+        assert (ran.slug, ran.missing) == ("factor-failed", ())
+
+
 FALLBACKS = {
     "exists": "if os.path.exists('{}'): raise SystemExit(1)",
     "pathlib": "if Path('{}').is_file(): raise SystemExit(1)",

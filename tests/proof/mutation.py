@@ -34,10 +34,10 @@ ROOMS = {
     "factors": ("tests/factors",),
     "bundle": ("tests/bundle",),
 }
-_SAMPLE = 40
+_SAMPLE = 24
 _SEED = 20
 _LEAST_KILLED = 0.85
-_AT_ONCE = 2
+_AT_ONCE = 1
 _SECONDS = 300.0
 """For all tests of one mutant; what takes longer is taken for an endless loop, and killed."""
 

@@ -139,5 +139,6 @@ def test_nothing_is_read_once_it_is_closed(log: Path) -> None:
     reader = Reader()
     assert reader.read(log).task_id == "mined"
     reader.close()
-    with pytest.raises(ApiError, match="being stopped"):
+    with pytest.raises(ApiError, match="being stopped") as caught:
         reader.read(log)
+    assert caught.value.slug == "server-stopping"

@@ -136,3 +136,27 @@ def test_a_class_of_the_bundles_own_code_is_found(tmp_path: Path, monkeypatch: p
     scorer = load_scorer(open_bundle(made.folder), trust=True)
     assert np.array_equal(scorer.predict(np.ones((2, 4))), [4.0, 4.0])
     assert "model" not in sys.modules
+
+
+ASKING = """
+class Asking:
+    def predict(self, dataset):
+        return dataset.prepare("test", col_set="label")
+"""
+
+
+def test_a_model_that_asks_for_the_label_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new day has none; the error says so, and is not one of Python's."""
+    module = types.ModuleType("model")
+    exec(ASKING, module.__dict__)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "model", module)
+        content = pickle.dumps(module.Asking())
+    made = make_bundle(tmp_path / "bundle", "tabular")
+    replace_file(made.folder, WEIGHTS_NAME, content)
+    replace_file(made.folder, CODE_NAME, ASKING.encode())
+    edit_document(made.folder, META_NAME, call_it_other)
+    scorer = load_scorer(open_bundle(made.folder), trust=True)
+    with pytest.raises(BundleError, match="'label'") as caught:
+        scorer.predict(np.ones((2, 4)))
+    assert caught.value.slug == "model-input-mismatch"

@@ -141,7 +141,7 @@ def test_arbitrary_bytes(data: bytes) -> None:
             continue
 
 
-@pytest.mark.parametrize(("length", "shown"), [(199, 199), (200, 200), (201, 200), (5000, 200)])
+@pytest.mark.parametrize(("length", "shown"), [(199, 199), (200, 200), (201, 200), (500, 200)])
 def test_a_long_name_is_cut_in_messages(length: int, shown: int) -> None:
     """Up to 200 characters are shown as they are, umlauts included; a longer name is cut, and spelled in ASCII."""
     stand_in = read_inert(forge(Made("m", "ü" * (length - 2))))
