@@ -262,3 +262,16 @@ def test_text_can_be_read_in_both_schemes(browser: Browser, site: Site, scheme: 
     with opened(browser, site, "/inheriting", color_scheme=scheme) as page:
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
         assert page.evaluate(CONTRAST) == []
+
+
+def test_chosen_runs_are_compared_without_a_script(browser: Browser, site: Site) -> None:
+    """Boxes are checked, the button pressed, and the browser asks for just these runs: the policy lets it."""
+    context = browser.new_context(viewport=SIZES["phone"], java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{site.address}/list")
+    for place in (1, 3):
+        page.locator(".pick").nth(place).check()
+    page.get_by_text("Compare the chosen runs").click()
+    names = [make_listing(5).tasks[place].task_id for place in (1, 3)]
+    assert site.asked[-1] == f"/compare?run={names[0]}&run={names[1]}"
+    context.close()

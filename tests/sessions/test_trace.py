@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -9,10 +10,14 @@ from rdagent_sota_patch.errors import SnapshotError
 from rdagent_sota_patch.sessions.inert import read_inert
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Signature
 from rdagent_sota_patch.sessions.snapshots import read_session
-from rdagent_sota_patch.sessions.trace import read_experiments
+from rdagent_sota_patch.sessions.trace import last_moment, read_experiments
 
 from .forged import Made, factor_experiment, feedback, forge, model_experiment, saved_loop
 from .generated_log import METRICS
+
+AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
+STEP = Made("rdagent.utils.workflow.loop", "LoopTrace", state={"end": AT})
+LATER = Made("rdagent.utils.workflow.loop", "LoopTrace", state={"end": AT + timedelta(hours=1)})
 
 
 def read(loop: object) -> tuple[ExperimentRecord, ...]:
@@ -35,6 +40,8 @@ def test_a_real_session(real_log: Path) -> None:
         (2, "factor", True),
         (3, "model", True),
     ]
+    assert session.ended is not None
+    assert session.ended <= datetime.now(timezone.utc)
     first, _, third, model = session.experiments
     assert dict(first.metrics) == METRICS
     assert (first.hypothesis, first.reason) == ("hypothesis 0", "because of its metrics")
@@ -244,3 +251,32 @@ def test_an_inherited_experiment() -> None:
         record = read_one(factor_experiment("A", inherited_from=wrong))
         assert record.inherited_from is None
         assert [part for part in record.unread if "inherited_from" in str(part)]
+
+
+@pytest.mark.parametrize(
+    ("traces", "expected"),
+    [
+        (None, None),
+        ({0: [STEP], 1: [LATER, STEP]}, AT),
+        ({0: [STEP, LATER], 1: [STEP], 2: []}, AT + timedelta(hours=1)),
+        ({0: "junk", 1: [3], 2: [Made("m", "LoopTrace", state={"end": AT.replace(tzinfo=None)})]}, None),
+        ([STEP], None),
+        (
+            {
+                0: [
+                    Made(
+                        "m",
+                        "LoopTrace",
+                        state={"end": datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))},
+                    )
+                ]
+            },
+            None,
+        ),
+    ],
+)
+def test_when_the_last_step_ended(traces: object, expected: datetime | None) -> None:
+    """By the log itself: the latest of the loops' last steps, in UTC; what is no time with an offset is left out."""
+    loop = saved_loop((factor_experiment("A"), feedback(True)))
+    loop.state["loop_trace"] = traces
+    assert last_moment(read_inert(forge(loop))) == expected
