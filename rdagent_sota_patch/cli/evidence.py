@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.evidence.weighing import Evidence, WinnerFigures
 
 _NEEDED = ("arch", "scipy", "statsmodels")
-_COLOURS = {"likely real": "green", "not shown": "yellow", "cannot tell": "yellow"}
+_COLOURS = {"pass": "green", "fail": "yellow", "not judged": "yellow"}
 _DAYS_A_YEAR = 238
 """As Qlib annualizes (``qlib.contrib.evaluate.risk_analysis``)."""
 

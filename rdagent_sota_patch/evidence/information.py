@@ -25,7 +25,9 @@ class DailyIc:
     Attributes:
         days: That have one.
         mean: Over them.
-        t: Mean over its Newey-West error; None with fewer than 10 days, or where it does not vary.
+        t: Mean over its standard error, days taken as independent, as one day's label ends before the next one's
+            begins; None with fewer than 10 days, or where it does not vary.
+        t_newey_west: The same with the Newey-West error.
         half_life: Days in which the autocorrelation of the daily IC falls by half, if it falls like an AR(1)'s:
             ``ln 0.5 / ln φ``; None where φ is not between 0 and 1.
         by_year, by_month: Mean by ``YYYY`` and ``YYYY-MM``.
@@ -34,6 +36,7 @@ class DailyIc:
     days: int
     mean: float
     t: float | None
+    t_newey_west: float | None
     half_life: float | None
     by_year: Mapping[str, float]
     by_month: Mapping[str, float]
@@ -53,11 +56,13 @@ def describe_ic(daily: pd.Series[float]) -> DailyIc | None:
         return None
     values = known.to_numpy(dtype=np.float64)
     varies = len(values) >= _LEAST_DAYS and np.ptp(values) > 0
-    error = mean_error(values, newey_west_lags(len(values))) if varies else 0.0
+    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if varies else 0.0
+    robust = mean_error(values, newey_west_lags(len(values))) if varies else 0.0
     return DailyIc(
         days=len(values),
         mean=float(values.mean()),
         t=float(values.mean()) / error if error > 0 else None,
+        t_newey_west=float(values.mean()) / robust if robust > 0 else None,
         half_life=_half_life(values) if varies else None,
         by_year=_means(known, "%Y"),
         by_month=_means(known, "%Y-%m"),

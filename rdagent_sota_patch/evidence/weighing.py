@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LEAST_DAYS = 30
 """Fewer days of returns are no evidence, whatever they come to."""
 CONFIDENCE = 0.95
-Verdict = Literal["likely real", "not shown", "cannot tell"]
+Verdict = Literal["pass", "fail", "not judged"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +151,8 @@ def weigh(ledger: Ledger) -> Evidence:
         winner = _figures(ledger, varying, ratios, matrix, effective)
     best = compare_best(matrix) if varying and enough else None
     overfitting = cross_validate(matrix) if enough else None
-    verdict = _verdict(winner, best, enough)
+    counted = all(problem.slug != "source-not-counted" for problem in ledger.problems)
+    verdict = _verdict(winner, best, enough, counted)
     return Evidence(
         trials=ledger.trials,
         with_returns=tuple(varying),
@@ -224,6 +225,7 @@ def _winner_to_plain(winner: WinnerFigures) -> dict[str, Any]:
         "haircuts": [asdict(each) for each in winner.haircuts],
         "ic_mean": ic.mean if ic else None,
         "ic_t": ic.t if ic else None,
+        "ic_t_newey_west": ic.t_newey_west if ic else None,
         "ic_half_life_days": ic.half_life if ic else None,
         "ic_by_year": dict(ic.by_year) if ic else None,
         "ic_by_month": dict(ic.by_month) if ic else None,
@@ -306,12 +308,16 @@ def _figures(
     )
 
 
-def _verdict(winner: WinnerFigures | None, best: BestAgainstZero | None, enough: bool) -> Verdict:
-    """``likely real`` only where both ways of counting the trials say so with 95 %."""
+def _verdict(
+    winner: WinnerFigures | None, best: BestAgainstZero | None, enough: bool, counted: bool
+) -> Verdict:
+    """``pass`` only where both ways of counting the trials say so with 95 %, and no trials are known to be left out."""
     if winner is None or winner.dsr is None or winner.dsr_all is None or best is None or not enough:
-        return "cannot tell"
-    real = min(winner.dsr, winner.dsr_all) >= CONFIDENCE and best.spa_p <= 1 - CONFIDENCE
-    return "likely real" if real else "not shown"
+        return "not judged"
+    passes = min(winner.dsr, winner.dsr_all) >= CONFIDENCE and best.spa_p <= 1 - CONFIDENCE
+    if passes and not counted:
+        return "not judged"
+    return "pass" if passes else "fail"
 
 
 def _sentence(
@@ -338,9 +344,9 @@ def _sentence(
         f"after counting them, the chance that its Sharpe ratio is above zero is {percent(winner.dsr_all)}"
     )
     meaning = {
-        "likely real": "It is likely real.",
-        "not shown": "That it is real is not shown.",
-        "cannot tell": "That is too little to tell.",
+        "pass": "It is likely real.",
+        "fail": "That it is real is not shown.",
+        "not judged": "What is missing does not let it be judged.",
     }[verdict]
     return f"{which}; {chance}. {meaning}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.factors.reading import open_parquet
 from rdagent_sota_patch.recorders.recorder import find_recorder, read_artifact, unreadable
 from rdagent_sota_patch.sessions.frames import thaw_frame, thaw_series
 from rdagent_sota_patch.sessions.thaw import Unthawable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 REPORT = "portfolio_analysis/report_normal_1day.pkl"
 IC = "sig_analysis/ic.pkl"
 RANK_IC = "sig_analysis/ric.pkl"
+_MOST_DAYS = 100_000
 _COLUMNS = {"returns": "return", "benchmark": "bench", "costs": "cost", "turnover": "turnover"}
 """Ours, and the report's (``qlib.backtest.report.PortfolioMetrics``)."""
 
@@ -41,6 +43,7 @@ class Backtest:
         ic: Correlation over stocks of score and label, of each day that has one.
         rank_ic: The same of their ranks.
         missing: Why a part is None, by its name.
+        recorder: Whose it is; None where there is none.
     """
 
     returns: pd.Series[float] | None = None
@@ -50,6 +53,7 @@ class Backtest:
     ic: pd.Series[float] | None = None
     rank_ic: pd.Series[float] | None = None
     missing: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    recorder: Recorder | None = None
 
     @classmethod
     def without(cls, reason: str) -> Self:
@@ -77,15 +81,16 @@ def read_backtest(workspace: Path, expected: RecorderHint | None = None) -> Back
         return Backtest.without(error.problems[0].message)
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    report = _try(missing, tuple(_COLUMNS), _read_report, recorder)
+    source = _find_report(recorder)
+    report = _try(missing, tuple(_COLUMNS), _read_report, recorder, source)
     for name, column in _COLUMNS.items():
         if report is not None and column not in report.columns:
-            missing[name] = f"{recorder.artifacts / REPORT} has no column {column}"
+            missing[name] = f"{source} has no column {column}"
         elif report is not None:
-            parts[name] = _try(missing, (name,), _by_day, recorder, REPORT, report[column])
+            parts[name] = _try(missing, (name,), _by_day, source, report[column])
     for name, artifact in (("ic", IC), ("rank_ic", RANK_IC)):
         parts[name] = _try(missing, (name,), _read_daily, recorder, artifact)
-    return Backtest(**parts, missing=MappingProxyType(missing))
+    return Backtest(**parts, missing=MappingProxyType(missing), recorder=recorder)
 
 
 def _try(missing: dict[str, str], names: tuple[str, ...], read: Callable[..., Any], *given: Any) -> Any:
@@ -96,11 +101,37 @@ def _try(missing: dict[str, str], names: tuple[str, ...], read: Callable[..., An
         return None
 
 
-def _read_report(recorder: Recorder) -> pd.DataFrame:
+def _find_report(recorder: Recorder) -> Path:
+    """The recorder's report, or the copy that ``read_exp_res.py`` leaves: parquet, or a pickle before."""
+    copies = (recorder.workspace / name for name in ("ret.parquet", "ret.pkl"))
+    recorded = recorder.artifacts / REPORT
+    return recorded if recorded.is_file() else next((path for path in copies if path.is_file()), recorded)
+
+
+def _read_report(recorder: Recorder, path: Path) -> pd.DataFrame:
+    if not path.resolve().is_relative_to(recorder.workspace.resolve()):
+        raise unreadable(path, "it leads outside of its workspace")
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
     try:
-        return thaw_frame(read_artifact(recorder, REPORT))
+        # A copy lies in the workspace: `read_artifact` takes its path as it is.
+        return thaw_frame(read_artifact(recorder, str(path)))
     except Unthawable as error:
-        raise unreadable(recorder.artifacts / REPORT, str(error)) from None
+        raise unreadable(path, str(error)) from None
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow as pa
+
+    with open_parquet(path) as file:
+        if file.metadata.num_rows > _MOST_DAYS:
+            raise unreadable(path, f"it has more than {_MOST_DAYS:,} rows")
+        try:
+            wanted = [name for name in (*_COLUMNS.values(), "datetime") if name in file.schema_arrow.names]
+            frame: pd.DataFrame = file.read(columns=wanted).to_pandas()
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
+            raise unreadable(path, str(error)[:200]) from None
+    return frame
 
 
 def _read_daily(recorder: Recorder, artifact: str) -> pd.Series[float]:
@@ -108,10 +139,10 @@ def _read_daily(recorder: Recorder, artifact: str) -> pd.Series[float]:
         series = thaw_series(read_artifact(recorder, artifact))
     except Unthawable as error:
         raise unreadable(recorder.artifacts / artifact, str(error)) from None
-    return _by_day(recorder, artifact, series)
+    return _by_day(recorder.artifacts / artifact, series)
 
 
-def _by_day(recorder: Recorder, artifact: str, series: pd.Series[Any]) -> pd.Series[float]:
+def _by_day(path: Path, series: pd.Series[Any]) -> pd.Series[float]:
     """A Series by day, as float64.
 
     Raises:
@@ -120,11 +151,13 @@ def _by_day(recorder: Recorder, artifact: str, series: pd.Series[Any]) -> pd.Ser
     import pandas as pd
 
     index = series.index
-    path = recorder.artifacts / artifact
     if not isinstance(index, pd.DatetimeIndex) or index.tz is not None or index.hasnans:
         raise unreadable(path, "its rows are not by day")
     if not index.is_monotonic_increasing or not index.is_unique:
         raise unreadable(path, "its days do not rise")
-    values = series.to_numpy(dtype=np.float64)
+    try:
+        values = series.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        raise unreadable(path, f"its values are of type {series.dtype}") from None
     by_day: pd.Series[float] = pd.Series(values, index=index.as_unit("ns").rename("datetime"))
     return by_day

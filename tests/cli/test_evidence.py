@@ -36,7 +36,7 @@ def evidence(*arguments: object) -> Any:
 def test_trials_without_returns_are_counted(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     plain = json.loads(evidence(log, "--json").stdout)
-    assert (plain["trials"], plain["trials_with_returns"], plain["verdict"]) == (2, 0, "cannot tell")
+    assert (plain["trials"], plain["trials_with_returns"], plain["verdict"]) == (2, 0, "not judged")
     assert plain["winner"]["loop"] == 0
     assert plain["winner"]["dsr"] is None
     assert [problem["slug"] for problem in plain["problems"]] == ["trial-without-returns"] * 2

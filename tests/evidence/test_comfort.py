@@ -11,7 +11,7 @@ from tests.evidence.made_trials import simulate_run
 
 def pass_rate(runs: int, ic: float) -> float:
     rng = np.random.default_rng(7)
-    return float(np.mean([weigh(simulate_run(rng, ic)).verdict == "likely real" for _ in range(runs)]))
+    return float(np.mean([weigh(simulate_run(rng, ic)).verdict == "pass" for _ in range(runs)]))
 
 
 @pytest.mark.parametrize("runs", [40, pytest.param(500, marks=pytest.mark.proof)])

@@ -22,7 +22,10 @@ def test_figures_by_hand() -> None:
     assert found is not None
     kept = np.delete(values, 5)
     assert (found.days, found.mean) == (119, pytest.approx(kept.mean(), abs=1e-15))
-    assert found.t == pytest.approx(kept.mean() / mean_error(kept, newey_west_lags(119)), rel=1e-12)
+    assert found.t == pytest.approx(kept.mean() / kept.std(ddof=1) * math.sqrt(119), rel=1e-12)
+    assert found.t_newey_west == pytest.approx(
+        kept.mean() / mean_error(kept, newey_west_lags(119)), rel=1e-12
+    )
     december = np.delete(values[: (DAYS < "2021-01-01").sum()], 5)
     assert found.by_year["2020"] == pytest.approx(december.mean(), abs=1e-15)
     assert found.by_month["2020-12"] == pytest.approx(december.mean(), abs=1e-15)

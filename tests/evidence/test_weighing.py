@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.evidence.trials import Ledger, Trial
 from rdagent_sota_patch.evidence.weighing import p_value, percent, to_plain, weigh
 from rdagent_sota_patch.recorders.backtest import Backtest
@@ -53,7 +53,7 @@ def test_the_figures_are_those_of_their_definitions() -> None:
     assert winner["dsr_all"] < winner["dsr"] < winner["psr"]
     assert 0 <= plain["pbo"] <= 1
     assert plain["spa_p"] < 0.05
-    assert plain["verdict"] == "likely real"
+    assert plain["verdict"] == "pass"
     assert [problem["slug"] for problem in plain["problems"]] == []
     json.dumps(plain, allow_nan=False)
 
@@ -69,8 +69,7 @@ def test_the_sentence_says_what_was_counted() -> None:
 def test_noise_is_not_shown() -> None:
     noise = np.random.default_rng(2).normal(0, 0.01, (250, 6))
     assert (
-        weigh(make_ledger(*(make_trial(each, loop) for loop, each in enumerate(noise.T)))).verdict
-        == "not shown"
+        weigh(make_ledger(*(make_trial(each, loop) for loop, each in enumerate(noise.T)))).verdict == "fail"
     )
 
 
@@ -78,14 +77,14 @@ def test_a_single_trial_cannot_be_told_how_it_was_chosen() -> None:
     evidence = weigh(make_ledger(TRIALS[3]))
     plain = to_plain(evidence)
     assert plain["winner"]["psr"] > 0.99
-    assert (plain["winner"]["dsr"], plain["pbo"], plain["verdict"]) == (None, None, "cannot tell")
+    assert (plain["winner"]["dsr"], plain["pbo"], plain["verdict"]) == (None, None, "not judged")
     assert "single-trial" in [problem["slug"] for problem in plain["problems"]]
 
 
 def test_ten_days_are_no_evidence() -> None:
     short = make_ledger(*(make_trial(column[:10], loop) for loop, column in enumerate(RETURNS.T)))
     plain = to_plain(weigh(short))
-    assert (plain["verdict"], plain["spa_p"], plain["pbo"]) == ("cannot tell", None, None)
+    assert (plain["verdict"], plain["spa_p"], plain["pbo"]) == ("not judged", None, None)
     assert plain["winner"]["sharpe_daily"] is not None
     assert slugs(short) == ["too-few-days"]
 
@@ -93,9 +92,9 @@ def test_ten_days_are_no_evidence() -> None:
 def test_constant_returns_have_no_sharpe_ratio() -> None:
     ledger = make_ledger(make_trial(np.full(250, 0.001), 7), *TRIALS)
     assert slugs(ledger) == ["returns-constant"]
-    assert weigh(ledger).verdict == "likely real"
+    assert weigh(ledger).verdict == "pass"
     alone = to_plain(weigh(make_ledger(make_trial(np.full(250, 0.001)))))
-    assert (alone["winner"]["sharpe_daily"], alone["verdict"]) == (None, "cannot tell")
+    assert (alone["winner"]["sharpe_daily"], alone["verdict"]) == (None, "not judged")
 
 
 def test_days_without_a_number_are_missing_returns() -> None:
@@ -134,7 +133,7 @@ def test_another_benchmark_is_another_market() -> None:
 
 def test_without_a_winner_or_any_returns() -> None:
     plain = to_plain(weigh(Ledger(TRIALS, None, ())))
-    assert (plain["winner"], plain["verdict"]) == (None, "cannot tell")
+    assert (plain["winner"], plain["verdict"]) == (None, "not judged")
     assert plain["problems"][-1]["slug"] == "no-winner"
     nothing = to_plain(weigh(make_ledger(GONE)))
     assert (nothing["trials"], nothing["trials_with_returns"], nothing["effective_trials"]) == (1, 0, None)
@@ -148,3 +147,10 @@ def test_a_chance_is_never_a_certainty(share: float, text: str) -> None:
 
 def test_a_p_value_of_so_many_resamplings() -> None:
     assert (p_value(0.0), p_value(0.0124)) == ("under 0.001", "0.012")
+
+
+def test_a_winner_does_not_pass_while_trials_are_known_to_be_left_out() -> None:
+    problem = Problem("source-not-counted", "The factors come from a file.")
+    evidence = weigh(Ledger(TRIALS, TRIALS[3], (problem,)))
+    assert evidence.verdict == "not judged"
+    assert "does not let it be judged" in evidence.sentence

@@ -93,3 +93,39 @@ def test_nothing_of_it_is_run(workspace: Path, tmp_path: Path) -> None:
     assert read_backtest(workspace).ic is None
     assert not trace.exists()
     shutil.rmtree(workspace / "mlruns")
+
+
+@pytest.mark.parametrize("name", ["ret.parquet", "ret.pkl"])
+def test_the_copy_in_the_workspace_stands_in_for_the_report(workspace: Path, name: str) -> None:
+    """RD-Agent's ``read_exp_res.py`` writes one there, as parquet or, in older releases, pickled."""
+    artifact(workspace, REPORT).unlink()
+    (REPORT_FRAME.to_parquet if name.endswith("parquet") else REPORT_FRAME.to_pickle)(workspace / name)
+    read = read_backtest(workspace)
+    assert not read.missing
+    pd.testing.assert_series_equal(
+        read.benchmark, REPORT_FRAME["bench"].astype("f8"), check_names=False, check_freq=False
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", "text"])
+def test_a_damaged_copy_is_a_reason(workspace: Path, content: Any) -> None:
+    """No foreign error, whatever the file holds."""
+    artifact(workspace, REPORT).unlink()
+    if isinstance(content, bytes):
+        (workspace / "ret.parquet").write_bytes(content)
+    else:
+        REPORT_FRAME.astype(str).add("x").to_parquet(workspace / "ret.parquet")
+    read = read_backtest(workspace)
+    assert read.excess is None
+    assert "ret.parquet" in read.missing["returns"]
+
+
+def test_a_copy_that_leads_elsewhere_is_not_read(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A stranger's workspace must not show another file of this machine."""
+    artifact(workspace, REPORT).unlink()
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "ret.parquet"
+    REPORT_FRAME.to_parquet(elsewhere)
+    (workspace / "ret.parquet").symlink_to(elsewhere)
+    assert "outside of its workspace" in read_backtest(workspace).missing["returns"]
