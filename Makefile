@@ -12,7 +12,7 @@ OLD_NEEDS := tests/integration/requirements-0.8.0.txt
 RELEASES ?= 1.0.0 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-real test-others test-fast test-matrix $(RELEASES:%=test-on-%) lint types bench proof wheel ci clean
+.PHONY: help demo test test-real test-others test-fast test-matrix $(RELEASES:%=test-on-%) lint types files bench proof wheel ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ lint: $(INSTALLED) ## ruff: rules and format
 
 types: $(INSTALLED) ## mypy, strict, on the package
 	$(BIN)/mypy
+
+files: $(INSTALLED) ## docs/files.md, from the modules' docstrings
+	$(BIN)/python -m tests.file_tree
 
 bench: $(INSTALLED) ## the measurements of docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks

@@ -1,71 +1,50 @@
-"""docs/architecture.md against the package: its files, and the arrows between them."""
+"""docs/architecture.md and docs/files.md against the package: its files, and the arrows between them."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.file_tree import PAGE as PAGE_OF_FILES
+from tests.file_tree import render_tree
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "rdagent_sota_patch"
 PAGE = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
+
+def _table() -> dict[str, tuple[str, ...]]:
+    """The last column of the page's table of rooms, by room."""
+    rows = re.findall(r"^\| `(\w+)` \| .*? \| (.*?) \|$", PAGE, re.MULTILINE)
+    return {room: tuple(re.findall(r"`(\w+)`", known)) for room, known in rows}
+
+
 MAY_KNOW: dict[str, set[str]] = {
     "sessions": set(),
-    "factors": {"sessions"},
-    "confinement": set(),
-    "audit": {"sessions", "factors", "confinement"},
-    "bundle": {"audit"},
-    "scoring": {"bundle", "confinement", "sessions"},
-    "recorders": {"sessions", "factors", "bundle", "scoring"},
-    "evidence": {"sessions", "recorders"},
-    "prediction": {"bundle", "scoring", "confinement", "audit", "factors"},
-    "exporting": {"sessions", "factors", "bundle", "scoring", "recorders", "prediction", "audit"},
-    "plugin": {"sessions", "factors", "confinement", "audit", "recorders", "patching"},
-    "results": {"sessions", "factors", "bundle", "recorders", "exporting", "confinement"},
-    "pages": {"results"},
-    "api": {"results", "pages", "bundle"},
+    "factor_table": {"sessions"},
+    "sandbox": set(),
+    "lookahead": {"sessions", "factor_table", "sandbox"},
+    "bundle": {"lookahead"},
+    "scoring": {"bundle", "sandbox", "lookahead", "factor_table", "sessions"},
+    "mlruns": {"sessions", "factor_table", "bundle", "scoring"},
+    "evidence": {"sessions", "mlruns"},
+    "export": {"sessions", "factor_table", "bundle", "scoring", "mlruns", "lookahead", "sandbox"},
+    "plugin": {"sessions", "factor_table", "sandbox", "lookahead", "mlruns", "patching"},
+    "results": {"sessions", "factor_table", "bundle", "mlruns", "export", "sandbox"},
+    "server": {"results", "bundle"},
     "sync": {"results", "bundle"},
     "stages": {"sessions"},
     "demo": {"sessions", "stages"},
     "patching": set(),
-    "cli": {
-        "sessions",
-        "factors",
-        "confinement",
-        "audit",
-        "bundle",
-        "scoring",
-        "prediction",
-        "exporting",
-        "evidence",
-        "results",
-        "api",
-        "sync",
-        "plugin",
-        "demo",
-        "stages",
-        "patching",
-    },
 }
-"""Who may import whom, beside the modules at the top and itself."""
+"""Who may import whom, beside the modules at the top and itself; `cli` may import all."""
+MAY_KNOW["cli"] = set(MAY_KNOW)
 
 # On the way into RD-Agent's process the hook imports the plugin, once RD-Agent itself is being loaded.
 STARTUP = "_startup.py"
-
-
-def listed_modules() -> set[str]:
-    """The modules in the page's tree."""
-    (tree,) = re.findall(r"^```text\nrdagent_sota_patch/\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    listed, folder = set(), ""
-    for line in tree.splitlines():
-        name = line.split()[0]
-        if name.endswith("/"):
-            folder = name
-        else:
-            listed.add(f"{folder}{name}" if line.startswith("    ") else name)
-    return listed
 
 
 def imported_modules(source: str, name: str, *, top: bool = False) -> Iterator[str]:
@@ -83,9 +62,40 @@ def modules() -> dict[str, Path]:
     return {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def test_the_tree_lists_every_module() -> None:
-    """A new file is added to the page, a removed one goes."""
-    assert listed_modules() == {name for name in modules() if not name.endswith("__init__.py")}
+def test_the_list_of_files_is_that_of_the_docstrings() -> None:
+    """`make files` writes it."""
+    assert PAGE_OF_FILES.read_text(encoding="utf-8") == render_tree()
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [
+        name for name, path in modules().items() if not ast.get_docstring(ast.parse(path.read_text()))
+    ] == []
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """A command's module is called like the command."""
+    names = Counter(path.stem for name, path in modules().items() if not name.startswith("cli/"))
+    assert [name for name, count in names.items() if count > 1 and name != "__init__"] == []
+
+
+def test_the_page_has_every_room() -> None:
+    assert set(_table()) == set(MAY_KNOW)
+    assert len(PAGE.split()) < 1500
+
+
+def test_the_walks_name_what_there_is() -> None:
+    """`module.name` on the page is defined in a module of that name."""
+    walks = PAGE.split("## Three walks", 1)[1].split("\n## ", 1)[0]
+    text = {path.stem: path.read_text(encoding="utf-8") for path in modules().values()}
+    wrong = [
+        f"{module}.{name}"
+        for module, name in re.findall(r"`(?:\w+\.)?(\w+)\.(\w+)`", walks)
+        if module in text
+        and not re.search(rf"^ *(async def|def|class) {name}\b", text[module], re.MULTILINE)
+        and name not in text
+    ]
+    assert wrong == []
 
 
 def test_arrows_point_one_way() -> None:

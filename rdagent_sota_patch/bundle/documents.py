@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rdagent_sota_patch.audit.verdicts import Audit, Sha256
+from rdagent_sota_patch.lookahead.verdicts import Audit, Sha256
 
 SCHEMA_VERSION = 1
 """Of every document; a bundle of another one is refused."""

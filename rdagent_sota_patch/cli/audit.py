@@ -15,11 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from rdagent_sota_patch.atomic import write_text_atomically
-from rdagent_sota_patch.audit.auditing import Audited, AuditOptions, examine_factors
-from rdagent_sota_patch.audit.factor_code import factor_codes
-from rdagent_sota_patch.audit.kept import keep_audit
-from rdagent_sota_patch.audit.picture import draw_changes
-from rdagent_sota_patch.audit.verdicts import write_verdicts
 from rdagent_sota_patch.bundle.documents import MANIFEST_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli.output import (
@@ -33,15 +28,20 @@ from rdagent_sota_patch.cli.output import (
     tell_of_open_ways,
 )
 from rdagent_sota_patch.errors import BundleError, Problem, SotaError
-from rdagent_sota_patch.exporting.export import factor_codes as exported_codes
+from rdagent_sota_patch.export.export_run import factor_codes as exported_codes
+from rdagent_sota_patch.lookahead.auditing import Audited, AuditOptions, examine_factors
+from rdagent_sota_patch.lookahead.factor_code import factor_codes
+from rdagent_sota_patch.lookahead.kept import keep_audit
+from rdagent_sota_patch.lookahead.picture import draw_changes
+from rdagent_sota_patch.lookahead.verdicts import write_verdicts
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rdagent_sota_patch.audit.verdicts import FactorVerdict, Power
     from rdagent_sota_patch.bundle.opening import Bundle
+    from rdagent_sota_patch.lookahead.verdicts import FactorVerdict, Power
 
 _JSON_FIELDS = {"name", "causal", "changed_share", "max_change", "lookback_days", "reads", "reason", "power"}
 

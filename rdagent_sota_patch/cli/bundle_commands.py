@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
 from rdagent_sota_patch.cli.output import JsonOption, find_market_data, reports_errors
-from rdagent_sota_patch.confinement.limits import Limits
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.lookahead import LEAST_CUTS, THOROUGH_CUTS
+from rdagent_sota_patch.sandbox.limits import Limits
 
 _DEFAULTS = Limits()
 
@@ -140,8 +140,8 @@ def export(
 ) -> None:
     """Write what won as a bundle: weights, factors, the order of the inputs, and the evidence."""
     from rdagent_sota_patch.cli.export import ExportFiles, run_export
-    from rdagent_sota_patch.exporting.choice import Pick
-    from rdagent_sota_patch.exporting.export import ExportOptions
+    from rdagent_sota_patch.export.choice import Pick
+    from rdagent_sota_patch.export.export_run import ExportOptions
 
     if loop is not None and best is not None:
         raise typer.BadParameter("--loop and --best each name one; give one of them.", param_hint="--best")
@@ -176,7 +176,7 @@ def verify(
 ) -> None:
     """Check every hash, then replay the back-test's scores: from the bundle, and with --data from market data."""
     from rdagent_sota_patch.cli.verify import VerifyOptions, run_verify
-    from rdagent_sota_patch.prediction.market_days import MarketFiles
+    from rdagent_sota_patch.scoring.market_days import MarketFiles
 
     market = None
     if data is not None or qlib_dir is not None:
@@ -245,9 +245,9 @@ def predict(
 ) -> None:
     """Score the stocks of a day, or of each day of a range, with a bundle."""
     from rdagent_sota_patch.cli.predict import PredictFiles, run_predict
-    from rdagent_sota_patch.prediction.market_days import MarketFiles
-    from rdagent_sota_patch.prediction.prediction import PredictOptions
-    from rdagent_sota_patch.prediction.requested_day import parse_days
+    from rdagent_sota_patch.scoring.market_days import MarketFiles
+    from rdagent_sota_patch.scoring.prediction import PredictOptions
+    from rdagent_sota_patch.scoring.requested_day import parse_days
 
     try:
         days = parse_days(day)
@@ -312,8 +312,8 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Say which mined factors see the future, and how much history each needs."""
-    from rdagent_sota_patch.audit.auditing import AuditOptions
     from rdagent_sota_patch.cli.audit import AuditRequest, run_audit
+    from rdagent_sota_patch.lookahead.auditing import AuditOptions
 
     limits = Limits(seconds=timeout, memory_mb=memory)
     options = AuditOptions(cuts=max(cuts, THOROUGH_CUTS) if thorough else cuts, limits=limits, trust=trust)

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from rdagent_sota_patch.cli.output import err, out, print_json
-from rdagent_sota_patch.demo.report import list_places, render, show_progress
-from rdagent_sota_patch.demo.stages import free_folder, run_demo
+from rdagent_sota_patch.demo.stages import free_folder, list_places, render, run_demo, show_progress
 
 _FOLDER = Path("rdagent-sota-demo")
 

@@ -15,16 +15,16 @@ from rdagent_sota_patch.cli.output import (
     print_problems,
     problem_to_plain,
 )
-from rdagent_sota_patch.confinement.probe import what_confines
-from rdagent_sota_patch.factors.features import summarize
+from rdagent_sota_patch.factor_table.combining import summarize
 from rdagent_sota_patch.host_source import find_host
-from rdagent_sota_patch.plugin.doctor import Diagnosis, diagnose
+from rdagent_sota_patch.plugin.diagnosis import Diagnosis, diagnose
+from rdagent_sota_patch.sandbox.probe import what_confines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rdagent_sota_patch.environment import Difference
-    from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.factor_table.sources import Source
     from rdagent_sota_patch.plugin.traits import Traits
 
 

@@ -47,7 +47,7 @@ def run_evidence(logs: Sequence[Path], page: Path | None, as_json: bool) -> None
     evidence = weigh(gather_trials(sessions, load_settings().sota_workspace_root))
     if page is not None:
         from rdagent_sota_patch.atomic import write_text_atomically
-        from rdagent_sota_patch.evidence.page import render_evidence
+        from rdagent_sota_patch.evidence.evidence_page import render_evidence
 
         write_text_atomically(page, render_evidence(evidence))
     if as_json:

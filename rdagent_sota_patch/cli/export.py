@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_patch.audit.kept import keep_audit, read_kept_audit
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED
 from rdagent_sota_patch.bundle.folder import require_free
 from rdagent_sota_patch.bundle.signing import read_key
@@ -25,8 +24,9 @@ from rdagent_sota_patch.cli.output import (
     tell_of_open_ways,
 )
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.exporting.choice import choose_experiment, find_better
-from rdagent_sota_patch.exporting.export import Exported, ExportOptions, export_bundle, factor_codes
+from rdagent_sota_patch.export.choice import choose_experiment, find_better
+from rdagent_sota_patch.export.export_run import Exported, ExportOptions, export_bundle, factor_codes
+from rdagent_sota_patch.lookahead.kept import keep_audit, read_kept_audit
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from rdagent_sota_patch.audit.verdicts import Audit
+    from rdagent_sota_patch.lookahead.verdicts import Audit
     from rdagent_sota_patch.sessions.records import Session
 
 _SHOWN_FEATURES = 5
@@ -72,8 +72,8 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
     options = replace(options, key=key, roots=tuple(load_settings().sota_workspace_root))
     with _status() as report:
         if files.data is not None:
-            from rdagent_sota_patch.audit import LEAST_CUTS, THOROUGH_CUTS
-            from rdagent_sota_patch.audit.auditing import AuditOptions, examine_factors
+            from rdagent_sota_patch.lookahead import LEAST_CUTS, THOROUGH_CUTS
+            from rdagent_sota_patch.lookahead.auditing import AuditOptions, examine_factors
 
             tell_of_open_ways()
 

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_problems
 from rdagent_sota_patch.errors import TableError
-from rdagent_sota_patch.exporting.choice import find_better
-from rdagent_sota_patch.factors.schema import read_names
-from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.export.choice import find_better
+from rdagent_sota_patch.factor_table.schema import read_names
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.results.schemas import ANNUALIZED_RETURN, MAX_DRAWDOWN
 from rdagent_sota_patch.sessions.budget import budget_of_answer
 from rdagent_sota_patch.sessions.locate import summarize

@@ -210,7 +210,7 @@ def run(
 ) -> None:
     """Run both stages, the second on exactly the first's log, with a table of the models at the end."""
     from rdagent_sota_patch.cli.run import RunOptions, run_run
-    from rdagent_sota_patch.stages.revision import Wishes
+    from rdagent_sota_patch.stages.state import Wishes
 
     wishes = Wishes(factor_loops, model_loops, alpha, factor_log, duration)
     run_run(RunOptions(folder, resume, log_root, wishes), as_json)

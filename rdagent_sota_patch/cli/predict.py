@@ -31,12 +31,12 @@ from rdagent_sota_patch.cli.output import (
     tell_of_open_ways,
 )
 from rdagent_sota_patch.errors import BundleError, Problem
-from rdagent_sota_patch.prediction.listing import Listing, bars, read_names
-from rdagent_sota_patch.prediction.market_days import MarketFiles
-from rdagent_sota_patch.prediction.page import render_page
-from rdagent_sota_patch.prediction.prediction import Prediction, PredictOptions, predict_day
-from rdagent_sota_patch.prediction.requested_day import DaysAsked, day_before, days_of
-from rdagent_sota_patch.prediction.scores_file import require_suffix, write_frame
+from rdagent_sota_patch.scoring.day_page import render_page
+from rdagent_sota_patch.scoring.market_days import MarketFiles
+from rdagent_sota_patch.scoring.prediction import Prediction, PredictOptions, predict_day
+from rdagent_sota_patch.scoring.requested_day import DaysAsked, day_before, days_of
+from rdagent_sota_patch.scoring.scores_file import require_suffix, write_frame
+from rdagent_sota_patch.scoring.top_list import Listing, bars, read_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rdagent_sota_patch.bundle.opening import Bundle
-    from rdagent_sota_patch.prediction.mined import Report
+    from rdagent_sota_patch.scoring.mined import Report
 
 _STAGES = {
     "market": "reading the market data",

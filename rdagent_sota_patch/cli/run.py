@@ -21,8 +21,7 @@ from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.logs import LATEST, find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 from rdagent_sota_patch.stages.both import run_both
-from rdagent_sota_patch.stages.revision import Wishes
-from rdagent_sota_patch.stages.state import Plan, begin_run, find_unfinished
+from rdagent_sota_patch.stages.state import Plan, Wishes, begin_run, find_unfinished
 
 if TYPE_CHECKING:
     from types import FrameType

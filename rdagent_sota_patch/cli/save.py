@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.cli.output import clean, out, print_json
-from rdagent_sota_patch.factors.saving import require_parquet_name, save_source
-from rdagent_sota_patch.factors.sources import source_of
+from rdagent_sota_patch.factor_table.saving import require_parquet_name, save_source
+from rdagent_sota_patch.factor_table.sources import source_of
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 

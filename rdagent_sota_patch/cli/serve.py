@@ -16,7 +16,7 @@ from rdagent_sota_patch.errors import ApiError
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
-    from rdagent_sota_patch.api.access import Access
+    from rdagent_sota_patch.server.access import Access
 
 
 _EXTRA = ("fastapi", "httpx", "jinja2", "latex2mathml", "pygments", "uvicorn")
@@ -62,11 +62,11 @@ def require_api() -> None:
 def run_serve(options: ServeOptions, as_json: bool) -> None:
     """Serve until stopped by Ctrl-C or SIGTERM."""
     require_api()
-    from rdagent_sota_patch.api.access import decide_access
-    from rdagent_sota_patch.api.app import create_app
-    from rdagent_sota_patch.api.server import ServerOptions, run_server
     from rdagent_sota_patch.cli.output import find_market_data
     from rdagent_sota_patch.results.service import Folders
+    from rdagent_sota_patch.server.access import decide_access
+    from rdagent_sota_patch.server.app import create_app
+    from rdagent_sota_patch.server.server import ServerOptions, run_server
 
     access = decide_access(options.host, options.token_file)
     folders = Folders(

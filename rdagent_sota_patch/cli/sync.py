@@ -17,8 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from rdagent_sota_patch.api.access import read_token
 from rdagent_sota_patch.cli.output import clean, err, out, print_json
+from rdagent_sota_patch.server.access import read_token
 from rdagent_sota_patch.sync.client import ApiClient
 from rdagent_sota_patch.sync.companion import has_evidence
 from rdagent_sota_patch.sync.syncing import LATEST, SyncOptions, sync_task

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rdagent_sota_patch.bundle.opening import Bundle
-    from rdagent_sota_patch.confinement.limits import Limits
-    from rdagent_sota_patch.prediction.market_days import MarketFiles
+    from rdagent_sota_patch.sandbox.limits import Limits
+    from rdagent_sota_patch.scoring.market_days import MarketFiles
     from rdagent_sota_patch.scoring.replay import Replayed
     from rdagent_sota_patch.scoring.scoring import Scorer
 
@@ -111,7 +111,7 @@ def _recompute(
     bundle: Bundle, market: MarketFiles, options: VerifyOptions, tell: Callable[[Problem], None]
 ) -> Replayed:
     from rdagent_sota_patch.cli.predict import show_report
-    from rdagent_sota_patch.prediction.recomputation import RecomputeOptions, recompute
+    from rdagent_sota_patch.scoring.recomputation import RecomputeOptions, recompute
 
     jobs = {} if options.jobs is None else {"jobs": options.jobs}
     with show_report() as report:

@@ -1,38 +1,251 @@
-"""A folder in which the real ``rdagent`` runs offline: private HOME, project, data and programs.
+"""Stand-ins for the programs that RD-Agent finds on a user's machine: ``conda``, and Qlib's ``qrun``.
 
-What RD-Agent needs from its surroundings is put in place here and nowhere else: the LLM is scripted,
-``conda`` is a stand-in, the market is synthetic. RD-Agent, Qlib and their back-tests are the real ones, in
-subprocesses. Nothing of the user's own environment gets in except what names the interpreter's libraries.
+RD-Agent runs back-tests in a conda environment called ``rdagent4qlib`` (``rdagent/utils/env.py``:
+``QlibCondaConf``, ``QlibCondaEnv``, ``CondaConf``). It asks ``conda env list`` for the name and
+``conda run -n NAME env`` for the environment's PATH. Here both answers lead to the running interpreter's own
+environment, where Qlib is installed.
+
+Why there is a ``qrun`` as well: MLflow's file store appends to a metric's file by opening it, which creates
+it empty, and writing afterwards (``mlflow/utils/file_utils.py``: ``append_to``). Qlib logs metrics from a
+second thread (``qlib/workflow/recorder.py``: ``AsyncCaller``) while its main thread saves artifacts, and for
+each artifact MLflow reads the whole run back. When the read falls into the gap, the back-test dies with
+"Metric 'Rank ICIR' is malformed. No data found", about once in ten runs, and RD-Agent skips the loop. The
+``qrun`` written here is Qlib's own, with one lock around the file store's reads and writes: the gap can then
+not be seen, and nothing else is different.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import site
+import stat
+import subprocess
 import sys
+import threading
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING, Literal
 
-from rdagent_sota_patch.demo.conda import QLIB_ENVIRONMENT, write_conda
 from rdagent_sota_patch.demo.llm import MODEL_NAME, ScriptedLlm
-from rdagent_sota_patch.demo.market import MarketSpec, simulate_market, write_factor_data, write_qlib_data
-from rdagent_sota_patch.demo.runs import RunResult, follow
-from rdagent_sota_patch.demo.years import Segments, host_market, host_segments
+from rdagent_sota_patch.demo.synthetic_market import (
+    MarketSpec,
+    Segments,
+    host_market,
+    host_segments,
+    simulate_market,
+    write_factor_data,
+    write_qlib_data,
+)
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sessions.signature import find_key
 from rdagent_sota_patch.sessions.snapshots import read_session
-from rdagent_sota_patch.stages.program import find_rdagent, scripts_folder
+from rdagent_sota_patch.stages.both import find_rdagent, scripts_folder
+from rdagent_sota_patch.stages.progress import Skip, Step, parse_line, remove_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
-    from rdagent_sota_patch.demo.replies import Screenplay
+    from rdagent_sota_patch.demo.llm import Screenplay
     from rdagent_sota_patch.sessions.records import Session
-    from rdagent_sota_patch.stages.output import Step
+    from rdagent_sota_patch.stages.progress import Step
+
+QLIB_ENVIRONMENT = "rdagent4qlib"
+
+_CONDA = """\
+    #!/bin/sh
+    # Stand-in for conda: one environment, {name}, which is {prefix}.
+    case "$1 $2" in
+    "env list")
+        echo "# conda environments:"
+        echo "{name}  "{prefix}
+        exit 0 ;;
+    "run -n")
+        if [ "$3" != {name} ]; then
+            echo "conda stand-in: no environment named $3" >&2
+            exit 1
+        fi
+        shift 3 ;;
+    *)
+        echo "conda stand-in: only 'env list' and 'run -n {name} [--no-capture-output] COMMAND' are known" >&2
+        exit 2 ;;
+    esac
+    if [ "$1" = "--no-capture-output" ]; then shift; fi
+    PATH={bins}:"$PATH"
+    export PATH
+    exec "$@"
+    """
+
+_QRUN = """\
+    # Qlib's qrun, with MLflow's file store guarded against its own readers (see the demo's conda.py).
+    import functools
+    import sys
+    import threading
+
+    from mlflow.store.tracking.file_store import FileStore
+
+    from qlib.cli.run import run
+
+    guard = threading.RLock()
+
+
+    def guarded(method):
+        @functools.wraps(method)
+        def call(*args, **kwargs):
+            with guard:
+                return method(*args, **kwargs)
+
+        return call
+
+
+    for name in ("get_run", "log_metric", "log_batch", "log_param", "set_tag", "update_run_info"):
+        setattr(FileStore, name, guarded(getattr(FileStore, name)))
+
+    if __name__ == "__main__":
+        sys.exit(run())
+    """
+
+
+def write_conda(bin_folder: Path, prefix: Path) -> None:
+    """Write ``conda`` into ``bin_folder`` and the environment it knows of at ``prefix``.
+
+    The environment holds ``python`` and ``qrun``; its other programs are those beside the interpreter.
+    """
+    environment_bin = prefix / "bin"
+    python = shlex.quote(sys.executable)
+    bins = ":".join(shlex.quote(str(folder)) for folder in (environment_bin, Path(sys.executable).parent))
+    conda = dedent(_CONDA).format(name=QLIB_ENVIRONMENT, prefix=shlex.quote(str(prefix)), bins=bins)
+    _write_program(bin_folder / "conda", conda)
+    qrun = prefix / "lib" / "qrun.py"
+    qrun.parent.mkdir(parents=True, exist_ok=True)
+    qrun.write_text(dedent(_QRUN), encoding="utf-8")
+    # Shell scripts rather than a #! line with the interpreter: that one ends at a space and is short.
+    _write_program(environment_bin / "python", f'#!/bin/sh\nexec {python} "$@"\n')
+    _write_program(environment_bin / "qrun", f'#!/bin/sh\nexec {python} {shlex.quote(str(qrun))} "$@"\n')
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+_TAIL_LINES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How one ``rdagent`` command ended.
+
+    Attributes:
+        log: The run's log folder, which holds ``__session__``.
+        output_file: Everything it printed.
+        skipped: Loops that RD-Agent gave up, with its reason.
+    """
+
+    command: tuple[str, ...]
+    exit_code: int
+    log: Path
+    output_file: Path
+    seconds: float
+    skipped: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def output(self) -> str:
+        """Everything the run printed, without colours."""
+        return remove_colours(self.output_file.read_text(encoding="utf-8", errors="replace"))
+
+    @property
+    def failure(self) -> str:
+        """What went wrong, in one line; empty when all loops were run to their end."""
+        if self.exit_code:
+            return f"it ended with exit code {self.exit_code}"
+        return "; ".join(f"RD-Agent skipped loop {loop}: {reason[:200]}" for loop, reason in self.skipped)
+
+    def tail(self) -> str:
+        """The last lines of the output."""
+        return "\n".join(self.output.splitlines()[-_TAIL_LINES:])
+
+
+def follow(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    variables: Mapping[str, str],
+    log: Path,
+    output_file: Path,
+    on_step: Callable[[Step], None] | None,
+    timeout: float,
+) -> RunResult:
+    """Run ``command`` to its end, writing down what it prints and reporting its steps.
+
+    Raises:
+        SotaError: ``run-failed`` when it took longer than ``timeout`` seconds; it is then stopped.
+    """
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=dict(variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    timed_out = threading.Event()
+
+    def stop_late_run() -> None:
+        timed_out.set()
+        _kill_group(process)
+
+    timer = threading.Timer(timeout, stop_late_run)
+    timer.start()
+    skipped: list[tuple[int, str]] = []
+    try:
+        assert process.stdout is not None
+        with process.stdout, output_file.open("wb") as out:
+            for line in process.stdout:
+                out.write(line)
+                out.flush()
+                event = parse_line(line.decode("utf-8", errors="replace"))
+                if isinstance(event, Skip):
+                    skipped.append((event.loop, event.reason))
+                elif isinstance(event, Step) and on_step is not None:
+                    on_step(event)
+        exit_code = process.wait()
+    finally:
+        timer.cancel()
+        _kill_group(process)
+    if timed_out.is_set():
+        raise SotaError(
+            "run-failed",
+            f"{' '.join(command)} was stopped after {timeout:.0f} seconds.",
+            f"What it printed until then is in {output_file}.",
+        )
+    return RunResult(
+        command=tuple(command),
+        exit_code=exit_code,
+        log=log,
+        output_file=output_file,
+        seconds=time.monotonic() - started,
+        skipped=tuple(skipped),
+    )
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End the command and whatever it started and left behind."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
 
 Command = Literal["fin_factor", "fin_model", "fin_quant"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rdagent_sota_patch.errors import Problem, SotaError
-from rdagent_sota_patch.recorders.backtest import Backtest, read_backtest
-from rdagent_sota_patch.recorders.recorder import parse_hint
+from rdagent_sota_patch.mlruns.backtest import Backtest, read_backtest
+from rdagent_sota_patch.mlruns.recorder import parse_hint
 from rdagent_sota_patch.sessions.records import ExperimentKind
 from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER, is_index, read_session
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding

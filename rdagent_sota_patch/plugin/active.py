@@ -12,20 +12,19 @@ from rdagent.log import rdagent_logger as logger
 from rdagent_sota_patch.alpha_switch import settle_alpha
 from rdagent_sota_patch.environment import fix_settings
 from rdagent_sota_patch.errors import SnapshotError, SotaError, SourceError, TableError
-from rdagent_sota_patch.factors.canonical import write_canonical
-from rdagent_sota_patch.factors.checks import check_segments
-from rdagent_sota_patch.factors.features import FeatureSet, combine_features
-from rdagent_sota_patch.factors.sources import Source, find_source
-from rdagent_sota_patch.factors.table import FactorTable, read_factor_table
-from rdagent_sota_patch.plugin.host import model_segments, own_log, table_store
-from rdagent_sota_patch.plugin.market import check_market
+from rdagent_sota_patch.factor_table.canonical import write_canonical
+from rdagent_sota_patch.factor_table.checks import check_segments
+from rdagent_sota_patch.factor_table.combining import FeatureSet, combine_features
+from rdagent_sota_patch.factor_table.sources import Source, find_source
+from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
+from rdagent_sota_patch.plugin.host import check_market, model_segments, own_log, table_store
 from rdagent_sota_patch.settings import Settings, SourceKind, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from rdagent_sota_patch.factors.segments import Segments
+    from rdagent_sota_patch.factor_table.segments import Segments
 
 _PINNED = "RDAGENT_SOTA_FINGERPRINT"
 """Set for the child processes of a run, so that all of its loops stand on one table."""

@@ -14,7 +14,7 @@ from rdagent_sota_patch.plugin.host import factor_data_folder
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.factor_table.sources import Source
 
 
 def require_causal(source: Source, names: Iterable[str]) -> None:
@@ -31,8 +31,8 @@ def require_causal(source: Source, names: Iterable[str]) -> None:
             be read.
     """
     # Where nobody asks for causal factors, the audit is not loaded.
-    from rdagent_sota_patch.audit.kept import read_kept_audit
-    from rdagent_sota_patch.audit.verdicts import find_unproven
+    from rdagent_sota_patch.lookahead.kept import read_kept_audit
+    from rdagent_sota_patch.lookahead.verdicts import find_unproven
 
     origins = source.describe_factors(tuple(dict.fromkeys(names)))
     codes = {origin.name: origin.code for origin in origins if origin.code}

@@ -1,36 +1,104 @@
-"""Keep the last accepted weights in the session, so that they are found in the log alone.
+"""Record with an experiment which weights were back-tested, as soon as they are made.
 
-They stand where readers of sessions look for them: in ``sub_workspace_list[*].file_dict["model.pkl"]`` of the last
-accepted experiment. Not in the ``file_dict`` of one of its factors: RD-Agent writes that out as text in each later
-loop. They are in one more sub-workspace at the end of the list, which has no task. RD-Agent pairs sub-workspaces with
-tasks and the coder's verdicts, by `zip` or position, and so never runs it, with this package or without.
-
-It is there only while a snapshot is written. The experiments in memory go into RD-Agent's logs, its run cache and the
-processes of its parallel mode as well, and are as they would be without it.
+The record (`model_artifacts`) is plain data, so that a session loads in an RD-Agent without this package. It is made
+when a loop's snapshot is written: in the run's own process, after the runner is done, and after RD-Agent's run cache
+has kept what it keeps. A result taken from that cache has no recorder in its workspace, and so gets no record.
 """
 
 from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdagent.core.experiment import FBWorkspace, Task
 from rdagent.log import rdagent_logger as logger
 
-from rdagent_sota_patch.errors import Problem
-from rdagent_sota_patch.plugin.artifacts import (
-    mark_embedded,
-    read_recorded,
-    record_artifacts,
-    recorded_weights,
-)
+from rdagent_sota_patch.errors import BundleError, Problem
+from rdagent_sota_patch.mlruns.recorder import Recorder, find_recorder, measure
 from rdagent_sota_patch.plugin.inheritance import is_inherited
 from rdagent_sota_patch.sessions.trace import EMBEDDED_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+RECORD = "model_artifacts"
+"""The attribute of an experiment."""
+
+SCHEMA_VERSION = 1
+
+
+def record_artifacts(experiment: Any) -> None:
+    """Set `model_artifacts` on an experiment that was back-tested: its recorder, and the weights' size and SHA-256.
+
+    One that has a record keeps it. Where no weights can be found, there is a warning and no record: no back-test is
+    lost for it.
+    """
+    if getattr(experiment, RECORD, None) is not None:
+        return
+    workspace = Path(experiment.experiment_workspace.workspace_path)
+    try:
+        recorder = find_recorder(workspace)
+        record = _describe(recorder)
+    except BundleError as error:
+        why = error.problems[0].message
+    except OSError as error:
+        why = f"{workspace} cannot be read ({error.strerror or error})."
+    else:
+        setattr(experiment, RECORD, record)
+        logger.info(f"Weights of this back-test: {recorder.weights}, {record['weights']['size']:,} bytes")
+        return
+    logger.warning(
+        str(
+            Problem(
+                "weights-not-recorded",
+                f"This experiment's weights cannot be recorded: {why}",
+                "It cannot be exported. A result from RD-Agent's run cache has no weights; CACHE_WITH_PICKLE=False "
+                "has every experiment trained.",
+            )
+        )
+    )
+
+
+def recorded_weights(experiment: Any) -> Mapping[str, Any] | None:
+    """``name``, ``size`` and ``sha256`` of the weights that are recorded with an experiment."""
+    record = getattr(experiment, RECORD, None)
+    return record["weights"] if record is not None else None
+
+
+def read_recorded(experiment: Any) -> bytes:
+    """The bytes of the weights that are recorded with an experiment.
+
+    Raises:
+        OSError: They cannot be read.
+        ValueError: The file is not the one that was recorded.
+    """
+    record: Mapping[str, Any] = getattr(experiment, RECORD)
+    path = Path(record["path"], "artifacts", record["weights"]["name"])
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != record["weights"]["sha256"]:
+        raise ValueError(f"{path} was changed since the back-test")
+    return data
+
+
+def mark_embedded(experiment: Any, embedded: bool) -> None:
+    """Have the record say whether the session holds the weights themselves."""
+    setattr(experiment, RECORD, {**getattr(experiment, RECORD), "embedded": embedded})
+
+
+def _describe(recorder: Recorder) -> dict[str, Any]:
+    size, sha256 = measure(recorder.weights)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment_id": recorder.experiment_id,
+        "run_id": recorder.run_id,
+        "path": str(recorder.folder.absolute()),
+        "weights": {"name": recorder.weights.name, "size": size, "sha256": sha256},
+        "embedded": False,
+    }
+
 
 _NAME = EMBEDDED_NAMES[0]
 

@@ -20,9 +20,9 @@ from rdagent.scenarios.qlib.experiment.quant_experiment import QlibQuantScenario
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.errors import HostError
-from rdagent_sota_patch.factors.features import combine_features
-from rdagent_sota_patch.factors.schema import read_names
-from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.factor_table.combining import combine_features
+from rdagent_sota_patch.factor_table.schema import read_names
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.feeding import put_in_front, require_unchanged
 from rdagent_sota_patch.plugin.inheritance import complete_result, without_inherited

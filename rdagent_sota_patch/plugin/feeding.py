@@ -10,11 +10,11 @@ from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperi
 
 from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import HostError, SotaError, SourceError
-from rdagent_sota_patch.factors.copying import copy_table
-from rdagent_sota_patch.factors.features import combine_features
-from rdagent_sota_patch.factors.schema import read_names
-from rdagent_sota_patch.factors.sources import TABLE_NAME
-from rdagent_sota_patch.factors.table import unchanged
+from rdagent_sota_patch.factor_table.canonical import copy_table
+from rdagent_sota_patch.factor_table.combining import combine_features
+from rdagent_sota_patch.factor_table.schema import read_names
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
+from rdagent_sota_patch.factor_table.table import unchanged
 from rdagent_sota_patch.host_source import CONFIG_NAME
 from rdagent_sota_patch.plugin.inheritance import without_inherited
 from rdagent_sota_patch.plugin.synthetic import make_placeholder, make_sota_experiment

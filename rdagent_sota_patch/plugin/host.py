@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import HostError
+from rdagent_sota_patch.factor_table.checks import Findings
+from rdagent_sota_patch.factor_table.fit import check_fit
+from rdagent_sota_patch.factor_table.universe import read_universe
 from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
-    from rdagent_sota_patch.factors.segments import Segments
+    from rdagent_sota_patch.factor_table.segments import Segments
+    from rdagent_sota_patch.factor_table.table import FactorTable
 
 
 def rdagent_version() -> str:
@@ -77,3 +81,16 @@ def factor_data_folder() -> Path:
         if name.upper() == "FACTOR_COSTEER_DATA_FOLDER":
             return Path(value)
     return Path("git_ignore_folder/factor_implementation_source_data")
+
+
+def check_market(table: FactorTable, segments: Segments) -> Findings:
+    """How the table fits the days and instruments of Qlib's data.
+
+    Nothing is said where that data is not at hand: a back-test in a container may have data of its own.
+    """
+    template = installed_traits().template
+    provider, market = template.scalar("provider_uri"), template.scalar("market")
+    if provider is None or market is None:
+        return Findings()
+    universe = read_universe(Path(provider).expanduser(), market)
+    return Findings() if universe is None else check_fit(table, segments, universe)

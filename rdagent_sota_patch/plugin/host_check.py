@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import HostError, Problem
-from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.host_source import CONFIG_NAME, HostSource, bare_name, find_host
 from rdagent_sota_patch.plugin.hand_edits import hand_edit_suspects
 from rdagent_sota_patch.plugin.traits import Traits

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.factor_table.sources import Source
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Factor, Session
 
 MARK = "inherited_from"

@@ -15,7 +15,7 @@ from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
 from rdagent_sota_patch.errors import HostError
-from rdagent_sota_patch.factors.sources import METRICS_NAME, TABLE_NAME
+from rdagent_sota_patch.factor_table.sources import METRICS_NAME, TABLE_NAME
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.feeding import feeding
 from rdagent_sota_patch.plugin.inheritance import without_inherited

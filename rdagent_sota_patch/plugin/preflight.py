@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rdagent.log import rdagent_logger as logger
 
 from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, SourceError
-from rdagent_sota_patch.factors.features import summarize
-from rdagent_sota_patch.factors.saving import require_writable
+from rdagent_sota_patch.factor_table.combining import summarize
+from rdagent_sota_patch.factor_table.saving import require_writable
 from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems

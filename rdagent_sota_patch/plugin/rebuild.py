@@ -26,14 +26,9 @@ from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperi
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rdagent_sota_patch.confinement.factors import run_factor
-from rdagent_sota_patch.confinement.jail import Jail
-from rdagent_sota_patch.confinement.limits import Limits
-from rdagent_sota_patch.confinement.market import read_market
-from rdagent_sota_patch.confinement.probe import what_confines
 from rdagent_sota_patch.errors import BundleError, SotaError, SourceError
-from rdagent_sota_patch.factors.copying import copy_table
-from rdagent_sota_patch.factors.sources import TABLE_NAME, Source
+from rdagent_sota_patch.factor_table.canonical import copy_table
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME, Source
 from rdagent_sota_patch.plugin.host import factor_data_folder, table_store
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.plugin.synthetic import (
@@ -43,6 +38,11 @@ from rdagent_sota_patch.plugin.synthetic import (
     make_placeholder,
     metrics_series,
 )
+from rdagent_sota_patch.sandbox.factors import run_factor
+from rdagent_sota_patch.sandbox.jail import Jail
+from rdagent_sota_patch.sandbox.limits import Limits
+from rdagent_sota_patch.sandbox.market import read_market
+from rdagent_sota_patch.sandbox.probe import what_confines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.factor_table.sources import Source
     from rdagent_sota_patch.sessions.records import Session
 
 _TRUST = "ALLOW_UNSAFE_LEGACY_PICKLE"

@@ -123,7 +123,7 @@ def _save(loop: Any, snapshot: Path) -> None:
         return
     settings = load_settings()
     if settings.save_sota_factors:
-        from rdagent_sota_patch.plugin.saving import save_accepted
+        from rdagent_sota_patch.plugin.autosave import save_accepted
 
         save_accepted(loop, snapshot, settings)
 

@@ -19,7 +19,7 @@ from rdagent_sota_patch.plugin.active import ActiveSota, active_sota
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from rdagent_sota_patch.factors.provenance import FactorOrigin
+    from rdagent_sota_patch.factor_table.provenance import FactorOrigin
 
 # In the environment, because steps that run in processes of their own (several loops at a time) describe the
 # scenario, too. One variable may have 128 KiB on Linux: the limits below keep the texts under it.

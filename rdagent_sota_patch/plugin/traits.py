@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rdagent_sota_patch.alpha_switch import ALPHA, find_alpha_reading
 from rdagent_sota_patch.environment import find_override
 from rdagent_sota_patch.errors import HostError, SotaError
-from rdagent_sota_patch.factors.segments import Segments
-from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.factor_table.segments import Segments
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.host_source import CONFIG_NAME, MODEL_TEMPLATE, HostSource, bare_name, find_host
 from rdagent_sota_patch.plugin.template import Template, Variable, read_template
 

@@ -12,14 +12,14 @@ from rdagent.log import rdagent_logger as logger
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import HostError
-from rdagent_sota_patch.recorders.proof import prove_features
+from rdagent_sota_patch.mlruns.proof import prove_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from rdagent_sota_patch.factors.features import FeatureSet
-    from rdagent_sota_patch.factors.segments import Segments
+    from rdagent_sota_patch.factor_table.combining import FeatureSet
+    from rdagent_sota_patch.factor_table.segments import Segments
     from rdagent_sota_patch.plugin.active import ActiveSota
 
 USAGE_NAME = "sota_source.json"

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from rdagent_sota_patch.bundle.documents import FactorOrder, ModelMeta
 from rdagent_sota_patch.errors import TableError
-from rdagent_sota_patch.exporting.choice import choose_experiment
-from rdagent_sota_patch.exporting.shipped_factors import AcceptedFactor, list_factors
-from rdagent_sota_patch.factors.schema import read_names
-from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.export.choice import choose_experiment
+from rdagent_sota_patch.export.shipped_factors import AcceptedFactor, list_factors
+from rdagent_sota_patch.factor_table.schema import read_names
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.results.fields import Formula, HistLen, Metrics, TaskId, Text
 from rdagent_sota_patch.results.schemas import Answer, Sha256
 from rdagent_sota_patch.sessions.workspaces import find_workspace

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdagent_sota_patch.recorders.backtest import read_backtest
+from rdagent_sota_patch.mlruns.backtest import read_backtest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-    from rdagent_sota_patch.recorders.backtest import Backtest
-    from rdagent_sota_patch.recorders.recorder import RecorderHint
+    from rdagent_sota_patch.mlruns.backtest import Backtest
+    from rdagent_sota_patch.mlruns.recorder import RecorderHint
 
 _MOST_POINTS = 600
 """Of one line; more are not told apart on a screen."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.exporting.export import ExportOptions, export_bundle
+from rdagent_sota_patch.export.export_run import ExportOptions, export_bundle
 from rdagent_sota_patch.results.factor_metrics import Inputs, measure_factors
 from rdagent_sota_patch.sessions.snapshots import read_session
 

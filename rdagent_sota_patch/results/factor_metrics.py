@@ -16,27 +16,27 @@ from pydantic import Field
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.bundle.manifest import utc_now
-from rdagent_sota_patch.confinement.jail import Jail
-from rdagent_sota_patch.confinement.market import read_market
 from rdagent_sota_patch.errors import BundleError, TableError
-from rdagent_sota_patch.exporting.choice import RECORDERS
-from rdagent_sota_patch.factors.metrics import (
+from rdagent_sota_patch.export.choice import RECORDERS
+from rdagent_sota_patch.factor_table.metrics import (
     HORIZONS,
     FactorFigures,
     OrderedDays,
     describe_factor,
     forward_returns,
 )
-from rdagent_sota_patch.factors.reading import iterate_column, open_parquet
-from rdagent_sota_patch.factors.rows import read_rows
-from rdagent_sota_patch.factors.schema import parse_schema
-from rdagent_sota_patch.factors.sources import TABLE_NAME
-from rdagent_sota_patch.recorders.recorder import find_recorder, parse_hint, read_artifact, unreadable
-from rdagent_sota_patch.recorders.trained import read_trained
+from rdagent_sota_patch.factor_table.reading import iterate_column, open_parquet
+from rdagent_sota_patch.factor_table.rows import read_rows
+from rdagent_sota_patch.factor_table.schema import parse_schema
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
+from rdagent_sota_patch.mlruns.recorder import find_recorder, parse_hint, read_artifact, unreadable
+from rdagent_sota_patch.mlruns.trained import read_trained
 from rdagent_sota_patch.results.describing import find_loop
 from rdagent_sota_patch.results.fields import TaskId, Text
 from rdagent_sota_patch.results.schemas import Answer
-from rdagent_sota_patch.results.watching import stamp_files
+from rdagent_sota_patch.results.tasks import stamp_files
+from rdagent_sota_patch.sandbox.jail import Jail
+from rdagent_sota_patch.sandbox.market import read_market
 from rdagent_sota_patch.sessions.frames import thaw_frame
 from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.thaw import Unthawable
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rdagent_sota_patch.factors.metrics import Matrix
-    from rdagent_sota_patch.factors.rows import RowIndex
+    from rdagent_sota_patch.factor_table.metrics import Matrix
+    from rdagent_sota_patch.factor_table.rows import RowIndex
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 
 DATA_NAME = "daily_pv.h5"

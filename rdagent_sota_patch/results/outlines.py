@@ -12,15 +12,13 @@ from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.results.describing import RunOutline, describe_row, describe_unreadable
 from rdagent_sota_patch.results.reader import Reader
 from rdagent_sota_patch.results.schemas import ANNUALIZED_RETURN, IC
-from rdagent_sota_patch.results.tasks import LATEST
-from rdagent_sota_patch.results.watching import look_at_log
+from rdagent_sota_patch.results.tasks import LATEST, look_at_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rdagent_sota_patch.results.schemas import TaskItem
-    from rdagent_sota_patch.results.tasks import Task
-    from rdagent_sota_patch.results.watching import LogState
+    from rdagent_sota_patch.results.tasks import LogState, Task
 
 RunOrder = Literal["ended", "name", "kind", "loops", "accepted", "ic", "return", "factors"]
 ORDERS: tuple[RunOrder, ...] = get_args(RunOrder)

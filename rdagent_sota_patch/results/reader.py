@@ -124,7 +124,7 @@ class Reader:
             SotaError: ``reading-took-too-long``, or its process ended without a result.
         """
         if not hasattr(os, "fork"):
-            from rdagent_sota_patch.recorders.recorder import parse_hint
+            from rdagent_sota_patch.mlruns.recorder import parse_hint
             from rdagent_sota_patch.results.curves import read_curves
 
             return read_curves(workspace, None if hint is None else parse_hint(hint))

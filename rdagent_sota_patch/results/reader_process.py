@@ -124,7 +124,7 @@ def _read(order: dict[str, Any]) -> None:
     key = None if order["key"] is None else bytes.fromhex(order["key"])
     if "workspace" in order:
         # Not needed for logs, and pandas takes its time.
-        from rdagent_sota_patch.recorders.recorder import parse_hint
+        from rdagent_sota_patch.mlruns.recorder import parse_hint
         from rdagent_sota_patch.results.curves import read_curves
 
         hint = None if order["hint"] is None else parse_hint(order["hint"])

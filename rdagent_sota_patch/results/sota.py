@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from rdagent_sota_patch.atomic import replace_atomically
 from rdagent_sota_patch.bundle.documents import CODE_NAME
 from rdagent_sota_patch.errors import BundleError, SotaError
-from rdagent_sota_patch.exporting.choice import RECORDERS, choose_experiment, find_workspace_of
-from rdagent_sota_patch.recorders.recorder import Recorder, find_recorder, parse_hint, unreadable
+from rdagent_sota_patch.export.choice import RECORDERS, choose_experiment, find_workspace_of
+from rdagent_sota_patch.mlruns.recorder import Recorder, find_recorder, parse_hint, unreadable
 from rdagent_sota_patch.results.assets import Asset, asset_of_bytes, asset_of_file
-from rdagent_sota_patch.results.room import make_room, mark_used
+from rdagent_sota_patch.results.cache_folder import make_room, mark_used
 from rdagent_sota_patch.sessions.records import ExperimentKind
 from rdagent_sota_patch.sessions.workspaces import workspace_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rdagent_sota_patch.exporting.choice import Choice
+    from rdagent_sota_patch.export.choice import Choice
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Factor, Session
 
 WEIGHT_KEYS = ("model.pkl", "params.pkl")

@@ -17,7 +17,7 @@ from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
 from rdagent_sota_patch.results.disk_use import find_named
 from rdagent_sota_patch.results.reader import Reader
 from rdagent_sota_patch.results.sota import ENTRY, WEIGHT_KEYS, Sota, Spool, describe_sota, take_out_weights
-from rdagent_sota_patch.results.watching import look_at_log, stamp_files
+from rdagent_sota_patch.results.tasks import look_at_log, stamp_files
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdagent_sota_patch.bundle.contents import read_bounded
-from rdagent_sota_patch.confinement.jail import Jail
-from rdagent_sota_patch.confinement.limits import Limits
-from rdagent_sota_patch.confinement.probe import what_confines
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.sandbox.jail import Jail
+from rdagent_sota_patch.sandbox.limits import Limits
+from rdagent_sota_patch.sandbox.probe import what_confines
 from rdagent_sota_patch.scoring import network_program
-from rdagent_sota_patch.scoring.inputs import require_features, require_live
 from rdagent_sota_patch.scoring.network_program import (
     CODE,
     OUTCOME,
@@ -28,6 +27,7 @@ from rdagent_sota_patch.scoring.network_program import (
     NetworkError,
     score_network,
 )
+from rdagent_sota_patch.scoring.samples import require_features, require_live
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.bundle.opening import Bundle

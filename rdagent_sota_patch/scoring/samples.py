@@ -1,12 +1,8 @@
-"""From processed rows to what a model is given: rows for a tabular one, windows of days for a TimeSeries one.
-
-Windows are those of ``TSDataSampler`` with ``fillna_type="ffill+bfill"`` (``qlib/data/dataset/__init__.py``), as
-``GeneralPTNN.predict`` asks for: the last ``step_len`` days on which the data has any row; a day without a row of the
-stock takes the one before it in the window, and where there is none, the next one.
-"""
+"""What every scorer asks of the machine and of its samples."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +12,38 @@ from rdagent_sota_patch.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+
+def require_live(*modules: str) -> None:
+    """See that what a model needs is installed; imports nothing.
+
+    Raises:
+        BundleError: ``live-extra-missing``.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise BundleError(
+            "live-extra-missing",
+            f"Scoring with this bundle needs {' and '.join(missing)}, which is not installed.",
+            "pip install 'rdagent-sota-patch[live]'",
+        )
+
+
+def require_features(where: Path, samples: np.ndarray, features: int) -> None:
+    """See that samples have as many features as a model takes.
+
+    Raises:
+        BundleError: ``model-input-mismatch``.
+    """
+    if samples.shape[-1] != features:
+        raise BundleError(
+            "model-input-mismatch",
+            f"The model of {where} takes {features} features, and is given {samples.shape[-1]}.",
+            "These weights belong to another model, or the features to another bundle: export the run again.",
+        )
 
 
 def select_rows(processed: pd.DataFrame, days: Sequence[pd.Timestamp]) -> tuple[np.ndarray, pd.MultiIndex]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rdagent_sota_patch.bundle.opening import Bundle
-    from rdagent_sota_patch.confinement.limits import Limits
+    from rdagent_sota_patch.sandbox.limits import Limits
 
 _LEVELS = ["datetime", "instrument"]
 _SHOWN_NAMES = 20

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.scoring.inputs import require_features, require_live
+from rdagent_sota_patch.scoring.samples import require_features, require_live
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,23 +1,30 @@
-"""Factor stage, then the model stage on exactly its log."""
+"""Where the ``rdagent`` of this Python environment is."""
 
 from __future__ import annotations
 
 import math
+import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.environment import ENV_FILE, file_wins, fix_settings, read_env_file
-from rdagent_sota_patch.errors import SettingsError, SotaError, SourceError
+from rdagent_sota_patch.errors import HostError, SettingsError, SotaError, SourceError
 from rdagent_sota_patch.sessions.locate import locate_sota, summarize
 from rdagent_sota_patch.sessions.snapshots import read_session
-from rdagent_sota_patch.stages.lock import hold_lock
-from rdagent_sota_patch.stages.program import find_rdagent
+from rdagent_sota_patch.stages.lock import hold_lock, require_settled
 from rdagent_sota_patch.stages.progress import experiments_of, skip_reasons
-from rdagent_sota_patch.stages.revision import Wishes, require_home, revise
 from rdagent_sota_patch.stages.stage import Means, Stage
-from rdagent_sota_patch.stages.state import StageName, output_file, read_state, write_state
-from rdagent_sota_patch.stages.writing import require_settled
+from rdagent_sota_patch.stages.state import (
+    StageName,
+    Wishes,
+    output_file,
+    read_state,
+    require_home,
+    revise,
+    write_state,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +32,30 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
     from rdagent_sota_patch.stages.progress import Progress
     from rdagent_sota_patch.stages.state import RunState, StageState
+
+
+def scripts_folder() -> Path:
+    """Where this environment keeps its programs."""
+    return Path(sysconfig.get_path("scripts"))
+
+
+def find_rdagent() -> Path:
+    """The ``rdagent`` program beside the running interpreter: the one that has the plugin.
+
+    Raises:
+        HostError: ``host-missing``.
+    """
+    for folder in (scripts_folder(), Path(sys.executable).parent):
+        program = folder / "rdagent"
+        if program.is_file():
+            return program
+    raise HostError(
+        "host-missing",
+        f"There is no rdagent program in {scripts_folder()}.",
+        "Install rdagent-sota-patch into the environment that runs rdagent; for a tested pair, "
+        "pip install 'rdagent-sota-patch[demo]'.",
+    )
+
 
 _NO_REASON = "no reason in its output"
 

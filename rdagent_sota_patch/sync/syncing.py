@@ -14,12 +14,18 @@ from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME
 from rdagent_sota_patch.bundle.folder import require_free
 from rdagent_sota_patch.bundle.writing import to_json
 from rdagent_sota_patch.errors import ApiError, Problem
-from rdagent_sota_patch.sync.assembly import Assembly, assemble, require_room
+from rdagent_sota_patch.sync.assembly import (
+    Assembly,
+    assemble,
+    hold_staging,
+    recover,
+    require_room,
+    staging_of,
+)
 from rdagent_sota_patch.sync.client import AnswerError
 from rdagent_sota_patch.sync.downloading import ASSET_CHANGED, Origin, Patience, Wanted, download
 from rdagent_sota_patch.sync.listing import parse_listing
 from rdagent_sota_patch.sync.local import read_local
-from rdagent_sota_patch.sync.staging import hold_staging, recover, staging_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

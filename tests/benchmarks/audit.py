@@ -53,15 +53,15 @@ def measure(folder: Path) -> list[Comparison]:
 
 
 def _make(place: Path) -> bool:
-    from tests.audit.factor_zoo import write_market
+    from tests.lookahead.factor_zoo import write_market
 
     write_market(place / "daily_pv.h5", STOCKS, DAYS)
     return True
 
 
 def _audit(place: Path, count: int) -> dict[str, float]:
-    from rdagent_sota_patch.audit.auditing import AuditOptions, audit_factors
-    from rdagent_sota_patch.confinement.jail import Jail
+    from rdagent_sota_patch.lookahead.auditing import AuditOptions, audit_factors
+    from rdagent_sota_patch.sandbox.jail import Jail
 
     readings, runs = 0, 0
     attempt = Jail.attempt

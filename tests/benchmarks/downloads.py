@@ -56,9 +56,9 @@ def _serve_ours(file: Path) -> None:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from rdagent_sota_patch.api.sending import respond
-    from rdagent_sota_patch.api.server import ServerOptions, run_server
     from rdagent_sota_patch.results.assets import Asset
+    from rdagent_sota_patch.server.sending import respond
+    from rdagent_sota_patch.server.server import ServerOptions, run_server
 
     size = file.stat().st_size
     asset = Asset("model.pkl", "application/octet-stream", size, hashlib.sha256().hexdigest(), path=file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_patch.factors.sources import TABLE_NAME
+from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.results.factor_metrics import DATA_NAME, Inputs, measure_factors
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord
 from tests.benchmarks.factor_table import make_table

@@ -58,7 +58,7 @@ def _make(folder: Path) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    from rdagent_sota_patch.factors.table import read_factor_table
+    from rdagent_sota_patch.factor_table.table import read_factor_table
 
     before, start = begin_peak(), time.perf_counter()
     table = read_factor_table(folder / TABLE_NAME)

@@ -26,7 +26,7 @@ from tests.benchmarks.processes import run_child
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rdagent_sota_patch.factors.table import FactorTable
+    from rdagent_sota_patch.factor_table.table import FactorTable
 
 MODULE = "model_loop"
 _ROUNDS = 9
@@ -92,8 +92,8 @@ def _run(mode: str, folder: Path) -> tuple[float, float]:
 
 def in_force(table: FactorTable, *, alpha: bool = True) -> Any:
     """The factors of a table that was read, as a model stage has them."""
-    from rdagent_sota_patch.factors.segments import Segments
-    from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.factor_table.segments import Segments
+    from rdagent_sota_patch.factor_table.sources import Source
     from rdagent_sota_patch.plugin.active import ActiveSota
     from rdagent_sota_patch.settings import SourceKind
 
@@ -146,7 +146,7 @@ def replace_back_test(
 
 def _train(forging: list[float], workspace: Path, _: dict[str, str]) -> None:
     start = time.perf_counter()
-    from tests.recorders.forged_recorder import alpha_of, write_recorder
+    from tests.mlruns.forged_recorder import alpha_of, write_recorder
 
     write_recorder(workspace, alpha_of(workspace))
     forging.append(time.perf_counter() - start)

@@ -124,8 +124,13 @@ def _reads(number: int) -> list[dict[str, Any]]:
 
 def _make(place: Path) -> bool:
     """Write the market, the bundle, and the cut that the bare code reads."""
-    from rdagent_sota_patch.demo.market import MarketSpec, simulate_market, write_factor_data, write_qlib_data
-    from rdagent_sota_patch.prediction.mined import MinedFactor, days_to_read
+    from rdagent_sota_patch.demo.synthetic_market import (
+        MarketSpec,
+        simulate_market,
+        write_factor_data,
+        write_qlib_data,
+    )
+    from rdagent_sota_patch.scoring.mined import MinedFactor, days_to_read
 
     market = simulate_market(MarketSpec(stocks=STOCKS, start=_START, end=_END))
     write_qlib_data(market, place / "qlib")
@@ -241,9 +246,9 @@ def _predict(place: Path) -> dict[str, float]:
     """Seconds of one prediction, from the bundle to the written file: of all of it, and of its Alpha features."""
     start = time.perf_counter()
     from rdagent_sota_patch.bundle.opening import open_bundle
-    from rdagent_sota_patch.prediction.market_days import MarketFiles, read_calendar
-    from rdagent_sota_patch.prediction.prediction import PredictOptions, predict_day
-    from rdagent_sota_patch.prediction.scores_file import write_scores
+    from rdagent_sota_patch.scoring.market_days import MarketFiles, read_calendar
+    from rdagent_sota_patch.scoring.prediction import PredictOptions, predict_day
+    from rdagent_sota_patch.scoring.scores_file import write_scores
 
     files = MarketFiles(place / "full", place / "qlib")
     day = read_calendar(files.qlib_dir)[-1]

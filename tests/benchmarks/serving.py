@@ -95,10 +95,10 @@ def _take_loops(log: Path, target: Path, loops: int, take: Callable[[Path, Path]
 
 
 def _serve(root: Path) -> None:
-    from rdagent_sota_patch.api.access import Access
-    from rdagent_sota_patch.api.app import create_app
-    from rdagent_sota_patch.api.server import ServerOptions, run_server
     from rdagent_sota_patch.results.service import Folders
+    from rdagent_sota_patch.server.access import Access
+    from rdagent_sota_patch.server.app import create_app
+    from rdagent_sota_patch.server.server import ServerOptions, run_server
 
     app = create_app(Folders(root, root.with_name("cache")), Access(None, None))
     run_server(app, ServerOptions(port=0), lambda url: print(url, flush=True))
@@ -129,9 +129,9 @@ def _ninety_ninth(seconds: list[float]) -> float:
 
 def _cold(root: Path) -> float:
     """Processor time of the first request for a log, after one for a log of one loop, in milliseconds."""
-    from rdagent_sota_patch.api.access import Access
-    from rdagent_sota_patch.api.app import create_app
     from rdagent_sota_patch.results.service import Folders
+    from rdagent_sota_patch.server.access import Access
+    from rdagent_sota_patch.server.app import create_app
 
     app = create_app(Folders(root, root.with_name("cache")), Access(None, None))
 

@@ -76,7 +76,7 @@ def _make(place: Path) -> None:
 
 
 def _names(path: Path) -> None:
-    from rdagent_sota_patch.factors.schema import read_names
+    from rdagent_sota_patch.factor_table.schema import read_names
 
     assert len(read_names(path)) == _FACTORS
     start = time.perf_counter()

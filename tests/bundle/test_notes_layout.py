@@ -17,11 +17,11 @@ from rdagent_sota_patch.bundle.notes_layout import NotesContent, lay_out_notes
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.bundle.writing import BundleWriter
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.exporting.export import Exported, ExportOptions, export_bundle
+from rdagent_sota_patch.export.export_run import Exported, ExportOptions, export_bundle
 from rdagent_sota_patch.scoring.replay import replay_slice
 from rdagent_sota_patch.sessions.records import Factor
 from tests.bundle.made import NOW, edit_document, make_bundle, replace_file
-from tests.exporting.made_run import (
+from tests.export.made_run import (
     EXPERIMENT,
     ORDER,
     RUN,

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import typer
 
-from rdagent_sota_patch.audit.auditing import AuditOptions
-from rdagent_sota_patch.audit.kept import read_kept_audit
-from rdagent_sota_patch.audit.verdicts import read_verdicts
 from rdagent_sota_patch.bundle.documents import FACTORS_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli.audit import AuditRequest, run_audit
 from rdagent_sota_patch.cli.output import reports_errors
-from tests.audit.factor_zoo import HONEST, LOOK_AHEAD, code_of, write_market
+from rdagent_sota_patch.lookahead.auditing import AuditOptions
+from rdagent_sota_patch.lookahead.kept import read_kept_audit
+from rdagent_sota_patch.lookahead.verdicts import read_verdicts
 from tests.bundle.made import edit_document, make_bundle, replace_file
+from tests.lookahead.factor_zoo import HONEST, LOOK_AHEAD, code_of, write_market
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from rdagent_sota_patch import environment
 from rdagent_sota_patch._startup import AttachFinder
 from rdagent_sota_patch.cli import app
-from rdagent_sota_patch.factors.provenance import read_provenance
+from rdagent_sota_patch.factor_table.provenance import read_provenance
 from rdagent_sota_patch.plugin import traits
 from rdagent_sota_patch.settings import Settings
 from tests.patching.released import LOOP, write_source

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from rdagent_sota_patch.audit.kept import keep_audit
-from rdagent_sota_patch.audit.verdicts import Audit, FactorVerdict, ReadTable, hash_code
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli import app
-from rdagent_sota_patch.exporting.export import factor_codes
+from rdagent_sota_patch.export.export_run import factor_codes
+from rdagent_sota_patch.lookahead.kept import keep_audit
+from rdagent_sota_patch.lookahead.verdicts import Audit, FactorVerdict, ReadTable, hash_code
 from rdagent_sota_patch.sessions.logs import find_log
-from tests.exporting.made_run import ORDER, make_run
+from tests.export.made_run import ORDER, make_run
 from tests.sessions.forged import factor_experiment, feedback, put, saved_loop, workspace
 
 

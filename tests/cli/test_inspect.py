@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rdagent_sota_patch.cli import app, inspect
-from tests.exporting.made_run import write_workspace
-from tests.prediction.made_market import make_market
+from tests.export.made_run import write_workspace
 from tests.results.log_root import Project, run_of_factors, write_run
+from tests.scoring.made_market import make_market
 from tests.sessions.generated_log import KEY
 
 

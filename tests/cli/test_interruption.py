@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_patch.bundle.opening import open_bundle
-from tests.audit.factor_zoo import write_market
 from tests.bundle.made import make_bundle, replace_file
+from tests.lookahead.factor_zoo import write_market
 
 _PROGRAM = str(Path(sys.executable).parent / "rdagent-sota")
 _MOST_SECONDS = 2.0

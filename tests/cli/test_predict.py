@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from rdagent_sota_patch.cli.bundle_commands import find_market_data, predict
 from tests.bundle.made import ORDER, make_bundle
-from tests.prediction.made_market import MadeMarket, make_market
+from tests.scoring.made_market import MadeMarket, make_market
 
 app = typer.Typer()
 app.command()(predict)

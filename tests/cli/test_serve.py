@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from rdagent_sota_patch.cli import app
 from rdagent_sota_patch.cli import serve as module
-from tests.exporting.made_run import write_workspace
-from tests.prediction.made_market import make_market
+from tests.export.made_run import write_workspace
 from tests.results.log_root import Project, run_of_factors, write_run
+from tests.scoring.made_market import make_market
 from tests.sessions.generated_log import KEY
 
 
@@ -114,7 +114,7 @@ def test_market_data_for_figures_is_named(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported() -> None:
     """A server that reads logs has no use for RD-Agent, Qlib, torch or LightGBM."""
     code = (
-        "import sys, rdagent_sota_patch.api.app\n"
+        "import sys, rdagent_sota_patch.server.app\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
         "{'rdagent', 'qlib', 'torch', 'lightgbm', 'mlflow'}))"
     )

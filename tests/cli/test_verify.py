@@ -26,8 +26,8 @@ from rdagent_sota_patch.bundle.documents import (
 from rdagent_sota_patch.bundle.signing import sign_manifest
 from rdagent_sota_patch.cli.output import reports_errors
 from rdagent_sota_patch.cli.verify import VerifyOptions, run_verify
-from rdagent_sota_patch.confinement.limits import Limits
-from rdagent_sota_patch.prediction.market_days import MarketFiles
+from rdagent_sota_patch.sandbox.limits import Limits
+from rdagent_sota_patch.scoring.market_days import MarketFiles
 from rdagent_sota_patch.scoring.replay import Replayed
 from tests.bundle.made import ALPHA, Kind, edit_document, make_bundle, nested_folders, replace_file
 
@@ -160,7 +160,7 @@ def test_the_whole_back_test_is_compared_as_well(
     folder: Path, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
 ) -> None:
     """With market data; a difference there alone exits 1, too."""
-    recompute = mocker.patch("rdagent_sota_patch.prediction.recomputation.recompute")
+    recompute = mocker.patch("rdagent_sota_patch.scoring.recomputation.recompute")
     recompute.return_value = Replayed(500, 50, 0.25, 0.5, exact_required=True)
     assert verify(folder, market=MARKET, jobs=3, as_json=True) == 1
     document = json.loads(capsys.readouterr().out)

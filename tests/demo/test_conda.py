@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from rdagent_sota_patch.demo.conda import QLIB_ENVIRONMENT, write_conda
+from rdagent_sota_patch.demo.sandbox import QLIB_ENVIRONMENT, write_conda
 
 
 @pytest.fixture

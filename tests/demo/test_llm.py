@@ -8,8 +8,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from rdagent_sota_patch.demo.llm import FINGERPRINT, MODEL_NAME, ScriptedLlm
-from rdagent_sota_patch.demo.replies import Screenplay
+from rdagent_sota_patch.demo.llm import FINGERPRINT, MODEL_NAME, Screenplay, ScriptedLlm
 from rdagent_sota_patch.demo.script import ModelType
 
 PROPOSE_MODEL = "The user is working on generating new hypotheses for the model tuning"

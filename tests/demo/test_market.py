@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.demo.market import (
+from rdagent_sota_patch.demo.script import FACTOR_SCRIPT, ScriptedFactor
+from rdagent_sota_patch.demo.synthetic_market import (
     BENCHMARK,
     Market,
     MarketSpec,
+    Segments,
     Spelling,
     simulate_market,
     write_factor_data,
     write_qlib_data,
 )
-from rdagent_sota_patch.demo.script import FACTOR_SCRIPT, ScriptedFactor
-from rdagent_sota_patch.demo.years import Segments
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rdagent_sota_patch.demo.replies import Prompt, Screenplay, UnscriptedPromptError
+from rdagent_sota_patch.demo.llm import Prompt, Screenplay, UnscriptedPromptError
 from rdagent_sota_patch.demo.script import FACTOR_SCRIPT, ModelProposal, ModelType
 
 HYPOTHESES = "The user is working on generating new hypotheses for the {} in a data-driven process."

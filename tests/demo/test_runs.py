@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.demo.runs import RunResult, follow
+from rdagent_sota_patch.demo.sandbox import RunResult, follow
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.stages.output import Step
+from rdagent_sota_patch.stages.progress import Step
 
 
 def run_shell(

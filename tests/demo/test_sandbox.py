@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from rdagent_sota_patch.demo.years import Segments
+from rdagent_sota_patch.demo.synthetic_market import Segments
 from rdagent_sota_patch.errors import HostError, SotaError
-from rdagent_sota_patch.stages import program as program_module
+from rdagent_sota_patch.stages import both as program_module
 
 
 def install_rdagent(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

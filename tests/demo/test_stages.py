@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from rdagent_sota_patch.demo import stages
-from rdagent_sota_patch.demo.report import list_places, render, show_progress
-from rdagent_sota_patch.demo.runs import Step
+from rdagent_sota_patch.demo.sandbox import Step
 from rdagent_sota_patch.demo.stages import (
     ALPHA_ALONE,
     SOTA_ALONE,
@@ -17,9 +16,12 @@ from rdagent_sota_patch.demo.stages import (
     BackTest,
     DemoResult,
     Phase,
+    list_places,
     model_settings,
     read_back_test,
+    render,
     run_demo,
+    show_progress,
 )
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Session, Signature

@@ -11,8 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.demo.market import MarketSpec, simulate_market
-from rdagent_sota_patch.demo.years import FIXED_SEGMENTS, Segments, host_market, host_segments
+from rdagent_sota_patch.demo.synthetic_market import (
+    FIXED_SEGMENTS,
+    MarketSpec,
+    Segments,
+    host_market,
+    host_segments,
+    simulate_market,
+)
 
 
 @pytest.fixture

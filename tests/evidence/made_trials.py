@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_patch.evidence.trials import Ledger, Trial
-from rdagent_sota_patch.recorders.backtest import Backtest
+from rdagent_sota_patch.mlruns.backtest import Backtest
 
 STOCKS, DAYS = 100, 250
 

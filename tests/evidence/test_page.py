@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from rdagent_sota_patch.evidence.page import render_evidence
+from rdagent_sota_patch.evidence.evidence_page import render_evidence
 from rdagent_sota_patch.evidence.trials import Ledger
 from rdagent_sota_patch.evidence.weighing import weigh
 from tests.evidence.made_trials import make_ledger, make_trial

@@ -22,7 +22,7 @@ from rdagent_sota_patch.sessions.records import (
     Session,
     Signature,
 )
-from tests.recorders.forged_recorder import write_backtest, write_recorder
+from tests.mlruns.forged_recorder import write_backtest, write_recorder
 
 DAYS = pd.bdate_range("2020-01-01", periods=40, name="datetime")
 METRICS: Mapping[str, float] = MappingProxyType({"IC": 0.03})

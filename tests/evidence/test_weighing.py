@@ -14,7 +14,7 @@ from scipy import stats
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.evidence.trials import Ledger, Trial
 from rdagent_sota_patch.evidence.weighing import p_value, percent, to_plain, weigh
-from rdagent_sota_patch.recorders.backtest import Backtest
+from rdagent_sota_patch.mlruns.backtest import Backtest
 from tests.evidence.made_trials import make_ledger, make_trial
 
 DRIFTS = np.array([0.0, 0.0005, 0.001, 0.003])

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_patch.demo.market import MarketSpec
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from rdagent_sota_patch.demo.years import Segments
+from rdagent_sota_patch.demo.synthetic_market import MarketSpec, Segments
 
 Trait = Callable[[Path], None]
 """Edits the package's folder, ``…/rdagent``."""

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_patch.demo.market import MarketSpec
-from rdagent_sota_patch.demo.replies import Prompt, Screenplay
-from rdagent_sota_patch.demo.runs import RunResult
-from rdagent_sota_patch.demo.sandbox import Sandbox
+from rdagent_sota_patch.demo.llm import Prompt, Screenplay
+from rdagent_sota_patch.demo.sandbox import RunResult, Sandbox
 from rdagent_sota_patch.demo.script import ModelType
 from rdagent_sota_patch.demo.stages import FACTOR_LOOPS
+from rdagent_sota_patch.demo.synthetic_market import MarketSpec
 from rdagent_sota_patch.sessions.records import Session
 from tests.integration import checkouts
 from tests.integration.evidence import readers

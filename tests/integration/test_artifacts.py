@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_patch.demo.replies import Screenplay
+from rdagent_sota_patch.demo.llm import Screenplay
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from rdagent_sota_patch.demo.years import Segments
+from rdagent_sota_patch.demo.synthetic_market import Segments
 from rdagent_sota_patch.plugin.host_check import host_problems
 from rdagent_sota_patch.sessions.records import Session
 from tests.integration import checkouts

@@ -17,7 +17,7 @@ import pytest
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.exporting.export import Exported, ExportOptions, export_bundle
+from rdagent_sota_patch.export.export_run import Exported, ExportOptions, export_bundle
 from rdagent_sota_patch.scoring.scoring import load_scorer, score_days
 from tests.integration.conftest import RealRun, table_of
 
@@ -122,7 +122,7 @@ def test_nothing_of_a_run_is_executed(sandbox: Sandbox, factor_run: RealRun, tmp
         "import pickle, sys\n"
         "from pathlib import Path\n"
         "pickle.load = pickle.loads = None\n"
-        "from rdagent_sota_patch.exporting.export import ExportOptions, export_bundle\n"
+        "from rdagent_sota_patch.export.export_run import ExportOptions, export_bundle\n"
         "from rdagent_sota_patch.sessions import read_session\n"
         "options = ExportOptions(replay=False)\n"
         "export_bundle(read_session(Path(sys.argv[1])), Path(sys.argv[2]), options, lambda _: None)\n"

@@ -12,8 +12,8 @@ import pytest
 
 from rdagent_sota_patch.demo.llm import ChatRecord
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from rdagent_sota_patch.factors.schema import read_names
-from rdagent_sota_patch.factors.sources import source_of
+from rdagent_sota_patch.factor_table.schema import read_names
+from rdagent_sota_patch.factor_table.sources import source_of
 from rdagent_sota_patch.host_source import find_host
 from tests.integration.conftest import RealRun, from_log, table_of
 from tests.integration.evidence import (

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_patch._startup import LOOP_MODULE, RUNNER_MODULE
-from rdagent_sota_patch.demo.runs import RunResult, follow
-from rdagent_sota_patch.demo.sandbox import Sandbox
+from rdagent_sota_patch.demo.sandbox import RunResult, Sandbox, follow
 from tests.integration.conftest import BriefTraining, RealRun, from_log
 from tests.integration.evidence import look_at_training, run_tool
 

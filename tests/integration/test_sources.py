@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.demo.sandbox import Sandbox
-from rdagent_sota_patch.factors.table import read_factor_table
+from rdagent_sota_patch.factor_table.table import read_factor_table
 from tests.integration.conftest import RealRun, from_log, table_of
 from tests.integration.evidence import look_at_training, run_tool
 

@@ -33,9 +33,9 @@ print(json.dumps([left, [str(entry) for entry in sys.meta_path if "sota" in str(
 
 SHOW = """
 from pathlib import Path
-from rdagent_sota_patch.api.access import decide_access
-from rdagent_sota_patch.api.app import create_app
-from rdagent_sota_patch.pages.rendering import render_runs
+from rdagent_sota_patch.server.access import decide_access
+from rdagent_sota_patch.server.app import create_app
+from rdagent_sota_patch.server.rendering import render_runs
 from rdagent_sota_patch.results.schemas import TaskList
 from rdagent_sota_patch.results.service import Folders
 from rdagent_sota_patch.sync.syncing import sync_task

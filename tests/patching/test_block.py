@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdagent_sota_patch.patching.block import BLOCK, BlockState, find_block
+from rdagent_sota_patch.patching.source import BLOCK, BlockState, find_block
 from tests.patching.released import FILES, LOOP, OLDER
 
 TEXT = FILES[LOOP]

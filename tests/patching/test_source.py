@@ -16,8 +16,8 @@ import pytest
 from rdagent_sota_patch.atomic import replace_atomically
 from rdagent_sota_patch.errors import HostError, SotaError
 from rdagent_sota_patch.patching import source
-from rdagent_sota_patch.patching.block import BLOCK
 from rdagent_sota_patch.patching.source import (
+    BLOCK,
     FILES,
     SourceState,
     apply_patch,

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.factors.table import read_factor_table
-from tests.recorders.forged_recorder import alpha_of, write_recorder
+from rdagent_sota_patch.factor_table.table import read_factor_table
+from tests.mlruns.forged_recorder import alpha_of, write_recorder
 
 Factory = Callable[..., Any]
 
@@ -55,8 +55,8 @@ def make_sota(table: Path) -> Factory:
     from datetime import date
     from types import MappingProxyType
 
-    from rdagent_sota_patch.factors.segments import Segments
-    from rdagent_sota_patch.factors.sources import Source
+    from rdagent_sota_patch.factor_table.segments import Segments
+    from rdagent_sota_patch.factor_table.sources import Source
     from rdagent_sota_patch.plugin.active import ActiveSota
     from rdagent_sota_patch.settings import SourceKind
 

@@ -15,11 +15,11 @@ from pytest_mock import MockerFixture
 
 from rdagent_sota_patch import alpha_switch
 from rdagent_sota_patch.errors import HostError, SourceError, TableError
-from rdagent_sota_patch.factors.checks import Findings
-from rdagent_sota_patch.factors.segments import Segments
-from rdagent_sota_patch.factors.table import read_factor_table
+from rdagent_sota_patch.factor_table.checks import Findings
+from rdagent_sota_patch.factor_table.segments import Segments
+from rdagent_sota_patch.factor_table.table import read_factor_table
 from rdagent_sota_patch.host_source import HostSource
-from rdagent_sota_patch.plugin import doctor
+from rdagent_sota_patch.plugin import diagnosis as doctor
 from rdagent_sota_patch.settings import Settings
 
 SEGMENTS = Segments(

@@ -15,7 +15,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.plugin.doctor import Diagnosis, diagnose
+from rdagent_sota_patch.plugin.diagnosis import Diagnosis, diagnose
 from rdagent_sota_patch.plugin.traits import installed_traits
 from rdagent_sota_patch.settings import Settings, load_settings
 from tests.sessions.generated_log import KEY, PlannedLoop, generate_log

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.audit.kept import keep_audit
-from rdagent_sota_patch.audit.verdicts import Audit, FactorVerdict, hash_code
 from rdagent_sota_patch.errors import BundleError, SourceError
-from rdagent_sota_patch.factors.provenance import FactorOrigin
-from rdagent_sota_patch.factors.sources import Source
+from rdagent_sota_patch.factor_table.provenance import FactorOrigin
+from rdagent_sota_patch.factor_table.sources import Source
+from rdagent_sota_patch.lookahead.kept import keep_audit
+from rdagent_sota_patch.lookahead.verdicts import Audit, FactorVerdict, hash_code
 from rdagent_sota_patch.plugin.causal import require_causal
 from rdagent_sota_patch.settings import SourceKind
 

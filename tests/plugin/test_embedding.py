@@ -26,7 +26,8 @@ LIMIT = 1 << 20
 @pytest.fixture(autouse=True)
 def nothing_held(rdagent: Path, mocker: MockerFixture) -> Any:
     """A process that has not kept any weights yet; its log."""
-    from rdagent_sota_patch.plugin import artifacts, embedding
+    from rdagent_sota_patch.plugin import embedding
+    from rdagent_sota_patch.plugin import embedding as artifacts
 
     mocker.patch.object(embedding, "_held", {})
     mocker.patch.object(embedding, "_told", set())

@@ -18,8 +18,8 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import HostError, SourceError
-from rdagent_sota_patch.factors.schema import read_names
-from tests.recorders.forged_recorder import write_recorder
+from rdagent_sota_patch.factor_table.schema import read_names
+from tests.mlruns.forged_recorder import write_recorder
 
 Factory = Callable[..., Any]
 

@@ -262,7 +262,7 @@ def test_a_run_says_it_first(
 def test_the_doctor_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture) -> None:
     """With the same words."""
     pytest.importorskip("rdagent")
-    from rdagent_sota_patch.plugin import doctor
+    from rdagent_sota_patch.plugin import diagnosis as doctor
 
     monkeypatch.chdir(tmp_path)
     edit = hand_edits.HandEdit(Path("model_runner.py"), 7, "LOAD_SOTA_FROM_WORKSPACE", Effect.REPLACES)

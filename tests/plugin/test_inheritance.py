@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from rdagent_sota_patch.cli.main import app
 from rdagent_sota_patch.errors import SourceError
-from rdagent_sota_patch.factors.sources import Source, source_of
+from rdagent_sota_patch.factor_table.sources import Source, source_of
 from rdagent_sota_patch.sessions.inert import read_inert
 from rdagent_sota_patch.sessions.logs import find_log
 from rdagent_sota_patch.sessions.records import (

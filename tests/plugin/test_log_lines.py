@@ -14,7 +14,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.factors.checks import Findings
+from rdagent_sota_patch.factor_table.checks import Findings
 from rdagent_sota_patch.settings import Settings, load_settings
 from tests.plugin.test_active import SEGMENTS
 from tests.sessions.forged import (

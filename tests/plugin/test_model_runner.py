@@ -17,7 +17,7 @@ from pytest_mock import MockerFixture
 from rdagent_sota_patch.errors import HostError, SourceError
 from rdagent_sota_patch.host_source import CONFIG_NAME
 from rdagent_sota_patch.plugin.traits import installed_traits
-from tests.recorders.forged_recorder import write_recorder
+from tests.mlruns.forged_recorder import write_recorder
 
 Factory = Callable[..., Any]
 

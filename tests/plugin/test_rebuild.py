@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.confinement.probe import Confinement
 from rdagent_sota_patch.errors import Problem, SourceError
-from rdagent_sota_patch.factors.sources import Source
+from rdagent_sota_patch.factor_table.sources import Source
+from rdagent_sota_patch.sandbox.probe import Confinement
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Factor, Session, Signature
 from rdagent_sota_patch.settings import SourceKind
 

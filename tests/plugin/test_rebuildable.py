@@ -11,7 +11,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.errors import SourceError
-from rdagent_sota_patch.factors.sources import Source
+from rdagent_sota_patch.factor_table.sources import Source
 from rdagent_sota_patch.plugin import rebuildable
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Session, Signature

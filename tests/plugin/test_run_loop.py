@@ -56,7 +56,7 @@ def test_saves_after_the_last_step(
     """Whichever step is the last one, and after RD-Agent's own snapshot; its other steps save nothing."""
     monkeypatch.setenv("SAVE_SOTA_FACTORS", "true")
     save = mocker.Mock()
-    mocker.patch.dict("sys.modules", {"rdagent_sota_patch.plugin.saving": mocker.Mock(save_accepted=save)})
+    mocker.patch.dict("sys.modules", {"rdagent_sota_patch.plugin.autosave": mocker.Mock(save_accepted=save)})
     loop = make_loop(release)
     paths = [Path("s", "4", f"{index}_{name}") for index, name in enumerate(loop.steps)]
     for path in paths:
@@ -70,7 +70,7 @@ def test_off_saves_nothing(monkeypatch: pytest.MonkeyPatch, mocker: MockerFixtur
     """Without SAVE_SOTA_FACTORS a snapshot is only a snapshot."""
     monkeypatch.delenv("SAVE_SOTA_FACTORS", raising=False)
     saving = mocker.Mock()
-    mocker.patch.dict("sys.modules", {"rdagent_sota_patch.plugin.saving": saving})
+    mocker.patch.dict("sys.modules", {"rdagent_sota_patch.plugin.autosave": saving})
     make_loop("1.0.0").dump("s/0/4_record")
     saving.save_accepted.assert_not_called()
 
@@ -82,7 +82,7 @@ def test_failed_saving_ends_the_run(
     monkeypatch.setenv("SAVE_SOTA_FACTORS", "true")
     saving = mocker.Mock()
     saving.save_accepted.side_effect = SettingsError("cannot-write", "no room")
-    mocker.patch.dict("sys.modules", {"rdagent_sota_patch.plugin.saving": saving})
+    mocker.patch.dict("sys.modules", {"rdagent_sota_patch.plugin.autosave": saving})
     loop = make_loop("0.8.0")
     with pytest.raises(SystemExit) as stopped:
         loop.dump("s/0/3_feedback")

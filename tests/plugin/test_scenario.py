@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from pytest_mock import MockerFixture
 
-from rdagent_sota_patch.factors.provenance import FactorOrigin
+from rdagent_sota_patch.factor_table.provenance import FactorOrigin
 
 Factory = Callable[..., Any]
 

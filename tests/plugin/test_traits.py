@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from rdagent_sota_patch.errors import HostError
-from rdagent_sota_patch.factors.segments import Segments
+from rdagent_sota_patch.factor_table.segments import Segments
 from rdagent_sota_patch.host_source import CONFIG_NAME, MODEL_TEMPLATE, HostSource
 from rdagent_sota_patch.plugin.traits import Traits, installed_traits
 from tests.plugin.test_template import DATE_VARIABLES, LISTS, TEMPLATE, VARIABLES, WRITTEN

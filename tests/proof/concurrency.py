@@ -88,7 +88,7 @@ def try_runs(folder: Path) -> list[Row]:
         seconds = time.perf_counter() - start
         sets = [wanted, *_accepted_sets(accepting.result())]
         other = _judge_model(loading.result, sets)
-        from rdagent_sota_patch.factors.table import read_factor_table
+        from rdagent_sota_patch.factor_table.table import read_factor_table
 
         saved = set(read_factor_table(sandbox.project / "saved.parquet").names)
         if saved != sets[-1]:
@@ -137,7 +137,7 @@ def _accepted(run: RealRun) -> list[str]:
 
 def _accepted_sets(run: RealRun) -> list[set[str]]:
     """What was accepted after each acceptance."""
-    from rdagent_sota_patch.factors.schema import read_names
+    from rdagent_sota_patch.factor_table.schema import read_names
 
     tables = [
         Path(str(each.workspace)) / "combined_factors_df.parquet"
@@ -163,7 +163,7 @@ def _judge_model(run: Callable[[], RealRun], wanted: list[set[str]]) -> str:
 
 def try_servers(folder: Path) -> list[Row]:
     """Two servers on one log root and one cache, asked for bundles that neither has made yet."""
-    from tests.exporting.made_run import make_run
+    from tests.export.made_run import make_run
     from tests.sessions.forged import factor_experiment, feedback, put, saved_loop, workspace
 
     run = make_run(folder / "project")
@@ -241,9 +241,9 @@ def try_exports(folder: Path) -> list[Row]:
     """A workspace whose table and weights are rewritten all the time, without care, while it is exported."""
     from rdagent_sota_patch.bundle.opening import open_bundle
     from rdagent_sota_patch.errors import SotaError
-    from rdagent_sota_patch.exporting.export import ExportOptions, export_bundle
+    from rdagent_sota_patch.export.export_run import ExportOptions, export_bundle
     from rdagent_sota_patch.scoring.replay import replay_slice
-    from tests.exporting.made_run import make_run
+    from tests.export.made_run import make_run
 
     run = make_run(folder / "project")
     other = make_run(folder / "other")

@@ -29,7 +29,7 @@ from rdagent_sota_patch.bundle.documents import COMPANION_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli import app
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.factors.table import read_factor_table
+from rdagent_sota_patch.factor_table.table import read_factor_table
 from rdagent_sota_patch.stages.state import Plan, StageName, StageState, begin_run, read_state, write_state
 from tests.proof.injecting import (
     ERRORS,
@@ -239,7 +239,7 @@ def call(*arguments: object) -> None:
 
 
 def _prepare_log(case: Case) -> None:
-    from tests.exporting.made_run import make_run
+    from tests.export.made_run import make_run
     from tests.sessions.forged import factor_experiment, feedback, put, saved_loop, workspace
 
     run = make_run(case.source)
@@ -434,7 +434,7 @@ def _develop_ready(case: Case) -> Iterator[None]:
     import rdagent.scenarios.qlib.developer.model_runner  # noqa: F401
 
     from tests.benchmarks import model_loop
-    from tests.recorders.forged_recorder import write_recorder
+    from tests.mlruns.forged_recorder import write_recorder
 
     os.environ.update(HOME=str(case.folder.parent), LITELLM_LOCAL_MODEL_COST_MAP="True")
     os.chdir(case.folder.parent)

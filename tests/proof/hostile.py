@@ -60,11 +60,11 @@ _OF_THE_HARNESS = (
 """Its copies of a bundle."""
 _TESTS = {
     "sessions that act, once more": ("tests/hostile", "tests/sessions/test_opcodes.py"),
-    "jail programs": ("tests/confinement/test_hostile.py", "tests/confinement/test_inside.py"),
+    "jail programs": ("tests/sandbox/test_hostile.py", "tests/sandbox/test_inside.py"),
     "requests and lying sessions": (
-        "tests/api/test_hostile.py",
-        "tests/api/test_hostile_http.py",
-        "tests/api/test_lying_sessions.py",
+        "tests/server/test_hostile.py",
+        "tests/server/test_hostile_http.py",
+        "tests/server/test_lying_sessions.py",
     ),
 }
 

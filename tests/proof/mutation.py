@@ -31,7 +31,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PACKAGE = "rdagent_sota_patch"
 ROOMS = {
     "sessions": ("tests/sessions", "tests/hostile"),
-    "factors": ("tests/factors",),
+    "factors": ("tests/factor_table",),
     "bundle": ("tests/bundle",),
 }
 _SAMPLE = 24
@@ -43,7 +43,7 @@ _SECONDS = 300.0
 
 EQUIVALENT: dict[str, str] = {
     "sessions/opcodes.py ReplaceComparisonOperator_Eq_LtE 16": "all lower kinds are dealt with above",
-    "factors/rows.py NumberReplacer 29": "the first of times is used only where all are equal",
+    "factor_table/rows.py NumberReplacer 29": "the first of times is used only where all are equal",
     "bundle/folder.py ReplaceComparisonOperator_Eq_GtE 2": "no name of a POSIX system sorts after win32",
     "bundle/documents.py ReplaceFalseWithTrue 0": "of the error, place and words alone are used",
     "bundle/documents.py ReplaceFalseWithTrue 1": "of the error, place and words alone are used",

@@ -94,7 +94,7 @@ def _table_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_table(folder: Path, data: bytes) -> object:
-    from rdagent_sota_patch.factors.table import read_factor_table
+    from rdagent_sota_patch.factor_table.table import read_factor_table
 
     path = folder / "table.parquet"
     path.write_bytes(data)
@@ -156,7 +156,7 @@ def _booster_seeds(_: Path) -> list[bytes]:
 
 
 def _read_booster(_: Path, data: bytes) -> object:
-    from rdagent_sota_patch.scoring.booster_text import take_sound_trees
+    from rdagent_sota_patch.scoring.booster import take_sound_trees
 
     return take_sound_trees(data.decode("utf-8", "replace"))
 
@@ -197,7 +197,7 @@ _ARTIFACTS = ("params.pkl", "dataset", "task")
 
 
 def _recorder_seeds(folder: Path) -> list[bytes]:
-    from tests.exporting.made_run import make_run
+    from tests.export.made_run import make_run
 
     workspace = make_run(folder / "run").workspace
     (artifacts,) = workspace.glob("mlruns/*/*/artifacts")
@@ -205,8 +205,8 @@ def _recorder_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_recorder(folder: Path, data: bytes) -> object:
-    from rdagent_sota_patch.recorders.recorder import find_recorder
-    from rdagent_sota_patch.recorders.trained import read_trained, trained_columns
+    from rdagent_sota_patch.mlruns.recorder import find_recorder
+    from rdagent_sota_patch.mlruns.trained import read_trained, trained_columns
 
     (workspace,) = (folder / "run").glob("*/*/*/combined_factors_df.parquet")
     (artifacts,) = workspace.parent.glob("mlruns/*/*/artifacts")

@@ -86,7 +86,7 @@ def _make(folder: Path) -> dict[str, float]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tests.exporting import made_run
+    from tests.export import made_run
     from tests.sessions.forged import factor_experiment, feedback, put, saved_loop, workspace
 
     made_run.ORDER = NAMES  # type: ignore[assignment]
@@ -135,33 +135,33 @@ def _table(folder: Path) -> Path:
 
 
 def _source(folder: Path) -> Any:
-    from rdagent_sota_patch.factors.sources import source_of
+    from rdagent_sota_patch.factor_table.sources import source_of
     from rdagent_sota_patch.sessions.snapshots import read_session
 
     return source_of(read_session(folder / "project" / "log" / "large"))
 
 
 def _locate(folder: Path) -> None:
-    from rdagent_sota_patch.factors.schema import read_names
+    from rdagent_sota_patch.factor_table.schema import read_names
 
     source = _source(folder)
     assert source.table is not None and read_names(source.table) == NAMES
 
 
 def _check(folder: Path) -> None:
-    from rdagent_sota_patch.factors.table import read_factor_table
+    from rdagent_sota_patch.factor_table.table import read_factor_table
 
     assert read_factor_table(_table(folder)).rows == _DAYS * _STOCKS
 
 
 def _inject(folder: Path) -> None:
-    from rdagent_sota_patch.factors.copying import copy_table
+    from rdagent_sota_patch.factor_table.canonical import copy_table
 
     copy_table(_table(folder), folder / "injected.parquet")
 
 
 def _export(folder: Path) -> None:
-    from rdagent_sota_patch.exporting.export import ExportOptions, export_bundle
+    from rdagent_sota_patch.export.export_run import ExportOptions, export_bundle
     from rdagent_sota_patch.sessions.snapshots import read_session
 
     session = read_session(folder / "project" / "log" / "large")
@@ -336,13 +336,13 @@ def _list_runs(root: Path) -> None:
 
 
 def _read_rows(path: Path) -> None:
-    from rdagent_sota_patch.factors.table import read_factor_table
+    from rdagent_sota_patch.factor_table.table import read_factor_table
 
     read_factor_table(path)
 
 
 def _copy_rows(path: Path) -> None:
-    from rdagent_sota_patch.factors.copying import copy_table
+    from rdagent_sota_patch.factor_table.canonical import copy_table
 
     copy_table(path, path.with_name("copy.parquet"))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rdagent_sota_patch.sessions.signature import MAGIC
 from tests.bundle.made import FACTOR_CODE, FACTOR_DAYS
-from tests.exporting.made_run import EXPERIMENT, RUN, write_workspace
+from tests.export.made_run import EXPERIMENT, RUN, write_workspace
 from tests.sessions.forged import (
     Made,
     factor_experiment,

@@ -20,7 +20,7 @@ from rdagent_sota_patch.results.exporter import BundleRequest, Exporter
 from rdagent_sota_patch.results.sota import Spool, describe_sota
 from rdagent_sota_patch.results.views import RunView
 from rdagent_sota_patch.sessions.snapshots import read_session
-from tests.exporting.made_run import write_workspace
+from tests.export.made_run import write_workspace
 from tests.results.log_root import Project, run_of_factors, write_run
 from tests.sessions.generated_log import KEY
 

@@ -13,7 +13,7 @@ import pytest
 from rdagent_sota_patch.results.reader import Reader
 from rdagent_sota_patch.results.schemas import INFORMATION_RATIO, FactorItem, LoopItem
 from rdagent_sota_patch.results.service import Folders, Service
-from tests.exporting.made_run import write_recorder, write_workspace
+from tests.export.made_run import write_recorder, write_workspace
 from tests.results.log_root import Project, run_of_factors, with_attributes, write_run
 from tests.sessions.generated_log import KEY
 

@@ -10,7 +10,7 @@ import pytest
 from rdagent_sota_patch.results import disk_use
 from rdagent_sota_patch.results.disk_use import list_workspaces
 from rdagent_sota_patch.sessions.records import Session
-from tests.exporting.made_run import make_run
+from tests.export.made_run import make_run
 
 HEX = "5a5ecb0e174e72a8e5f029f20bca9100"
 

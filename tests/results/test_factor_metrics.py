@@ -14,9 +14,9 @@ from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.results import factor_metrics
 from rdagent_sota_patch.results.factor_metrics import FactorMetrics, Inputs, find_inputs, measure_factors
 from rdagent_sota_patch.results.service import Folders, Service
-from tests.exporting.made_run import DAYS, MadeRun, factor_experiment, make_label, make_run
-from tests.prediction.made_market import MadeMarket, make_market
+from tests.export.made_run import DAYS, MadeRun, factor_experiment, make_label, make_run
 from tests.results.log_root import Project, run_of_factors, write_run
+from tests.scoring.made_market import MadeMarket, make_market
 from tests.sessions.generated_log import KEY
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rdagent_sota_patch.cli import app
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.factors.sources import find_source
+from rdagent_sota_patch.factor_table.sources import find_source
 from rdagent_sota_patch.results.service import Folders, Service
 from rdagent_sota_patch.sessions.logs import find_log, list_runs
 from rdagent_sota_patch.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 from rdagent_sota_patch.results.describing import describe_anchor, describe_manifest
 from rdagent_sota_patch.results.sota import Sota, Spool, describe_sota, take_out_weights
 from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
-from tests.exporting.made_run import MadeRun, factor_experiment, make_run, model_experiment
+from tests.export.made_run import MadeRun, factor_experiment, make_run, model_experiment
 
 WEIGHTS = b"weights of the back-test"
 

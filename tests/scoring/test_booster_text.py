@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rdagent_sota_patch.scoring.booster_text import take_sound_trees
+from rdagent_sota_patch.scoring.booster import take_sound_trees
 
 LIGHTGBM = {"verbosity": -1, "num_threads": 1, "min_data_in_leaf": 3}
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.scoring.boosting import (
+from rdagent_sota_patch.scoring.booster import (
     count_features,
     read_importance,
     read_real_names,

@@ -12,9 +12,9 @@ from pytest_mock import MockerFixture
 
 from rdagent_sota_patch.bundle.documents import CODE_NAME, META_NAME, TENSORS_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
-from rdagent_sota_patch.confinement.limits import Limits
-from rdagent_sota_patch.confinement.probe import Confinement, what_confines
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.sandbox.limits import Limits
+from rdagent_sota_patch.sandbox.probe import Confinement, what_confines
 from rdagent_sota_patch.scoring.network import NetworkScorer, load_network
 from tests.bundle.made import NETWORK_CODE, edit_document, make_bundle, replace_file
 

@@ -12,8 +12,7 @@ from rdagent_sota_patch.errors import SettingsError, SotaError
 from rdagent_sota_patch.stages import both
 from rdagent_sota_patch.stages.both import Outcome, best_model, run_both
 from rdagent_sota_patch.stages.progress import Progress
-from rdagent_sota_patch.stages.revision import Wishes
-from rdagent_sota_patch.stages.state import StageName, read_state
+from rdagent_sota_patch.stages.state import StageName, Wishes, read_state
 from tests.stages.conftest import Standin, begin
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_patch.stages.child import follow
+from rdagent_sota_patch.stages.stage import follow
 from tests.stages.conftest import wait_until_gone
 
 
@@ -78,7 +78,7 @@ def test_failure_here_ends_the_command(tmp_path: Path) -> None:
 def test_killed_asker_takes_the_command_along(tmp_path: Path) -> None:
     """After kill -9 of the one process, neither the command nor what it started goes on."""
     code = (
-        "import os, sys; from pathlib import Path; from rdagent_sota_patch.stages.child import follow\n"
+        "import os, sys; from pathlib import Path; from rdagent_sota_patch.stages.stage import follow\n"
         "folder = Path(sys.argv[1])\n"
         "follow(['/bin/sh', '-c', 'echo $$; timeout 30 sleep 30 & echo $!; wait'], cwd=folder,"
         " variables={'PATH': os.defpath}, output_file=folder / 'output.txt',"

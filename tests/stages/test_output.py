@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rdagent_sota_patch.stages.output import Skip, Step, parse_line
+from rdagent_sota_patch.stages.progress import Skip, Step, parse_line
 
 
 @pytest.mark.parametrize(

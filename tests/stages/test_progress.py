@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.stages.output import Step
-from rdagent_sota_patch.stages.progress import Progress, Watcher, find_resume_point, measure, skip_reasons
+from rdagent_sota_patch.stages.progress import (
+    Progress,
+    Step,
+    Watcher,
+    find_resume_point,
+    measure,
+    skip_reasons,
+)
 from rdagent_sota_patch.stages.state import StageName
 from tests.sessions.generated_log import METRICS
 

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.stages.revision import Wishes, require_home, revise
 from rdagent_sota_patch.stages.state import (
     STATE_NAME,
     Plan,
     RunState,
     StageName,
     StageState,
+    Wishes,
     begin_run,
     find_unfinished,
     new_log,
     read_state,
+    require_home,
+    revise,
     write_state,
 )
 from tests.stages.conftest import begin

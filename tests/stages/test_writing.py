@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.stages.lock import hold_lock
+from rdagent_sota_patch.stages.lock import hold_lock, require_settled
 from rdagent_sota_patch.stages.state import StageName, StageState, read_state, write_state
-from rdagent_sota_patch.stages.writing import require_settled
 from tests.stages.conftest import begin
 
 

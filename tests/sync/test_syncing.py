@@ -30,10 +30,10 @@ from rdagent_sota_patch.bundle.folder import NEW_NAME, OLD_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.bundle.signing import sign_manifest
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.sync.assembly import hold_staging, staging_of
 from rdagent_sota_patch.sync.client import ApiClient, Timeouts
 from rdagent_sota_patch.sync.companion import read_companion, require_companion
 from rdagent_sota_patch.sync.downloading import Patience
-from rdagent_sota_patch.sync.staging import hold_staging, staging_of
 from rdagent_sota_patch.sync.syncing import SyncOptions, SyncResult, sync_task
 from tests.bundle.made import edit_document, make_bundle, replace_file
 from tests.sync.contract_server import PIECE, ContractServer, running

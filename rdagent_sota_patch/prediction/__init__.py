@@ -1,1 +1,0 @@
-"""Features from market data, the scores of a day, and the whole back-test anew."""
