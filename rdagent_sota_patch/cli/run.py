@@ -17,6 +17,7 @@ from rdagent_sota_patch.errors import HostError, Problem
 from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.activation import find_activation, runner_problems
 from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_problems
+from rdagent_sota_patch.plugin.needs import find_missing
 from rdagent_sota_patch.sessions.locate import locate_sota
 from rdagent_sota_patch.sessions.logs import LATEST, find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
@@ -43,7 +44,7 @@ class RunOptions:
 def run_run(options: RunOptions, as_json: bool) -> None:
     """Begin a run or go on with one; progress goes to stderr, the table or the JSON object to stdout."""
     _check_usage(options)
-    _require_plugin()
+    _require_ready()
     wishes = options.wishes
     root = options.log_root or log_roots(os.environ)[0]
     if options.resume and str(wishes.factor_log) == LATEST:
@@ -104,14 +105,14 @@ def _check_usage(options: RunOptions) -> None:
         )
 
 
-def _require_plugin() -> None:
-    """Said now, not after a night of mining: whether the model stage would have the plugin, and a runner it feeds."""
+def _require_ready() -> None:
+    """Said now, not after a night of mining: what RD-Agent lacks, and whether the model stage would have the plugin."""
     find_activation()
     host = find_host()
     # Of the sources, the model stage gets its log alone.
     switches = {"LOAD_SOTA_FROM_LOG": "true", "SAVE_SOTA_FACTORS": os.environ.get("SAVE_SOTA_FACTORS", "")}
     edits = hand_edit_problems(find_hand_edits(host.folder), switches)
-    if problems := (*runner_problems(host, os.environ), *edits):
+    if problems := (*find_missing(host, os.environ), *runner_problems(host, os.environ), *edits):
         raise HostError.of(problems)
 
 

@@ -98,6 +98,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def furnish(home: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What RD-Agent needs to run: a conda on the PATH, a key, and Qlib's calendar."""
+    conda = programs / "conda"
+    conda.write_text("#!/bin/sh\n", encoding="utf-8")
+    conda.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    calendar = home / ".qlib" / "qlib_data" / "cn_data" / "calendars" / "day.txt"
+    calendar.parent.mkdir(parents=True)
+    calendar.write_text("2020-01-02\n", encoding="utf-8")
+
+
 @pytest.fixture
 def standin(prepared: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Standin:
     """A program that stands in for ``rdagent`` in this test."""
@@ -109,6 +121,7 @@ def standin(prepared: Path, project: Path, tmp_path: Path, monkeypatch: pytest.M
     made.program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{script}" "$@"\n', "utf-8")
     made.program.chmod(0o755)
     monkeypatch.setenv("STANDIN", str(folder))
+    furnish(tmp_path / "home", folder, monkeypatch)
     monkeypatch.setattr("rdagent_sota_patch.stages.both.find_rdagent", lambda: made.program)
     return made
 
