@@ -5,9 +5,21 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rdagent_sota_patch.cli.evidence import find_missing_libraries
 from rdagent_sota_patch.cli.output import err, out, print_json
-from rdagent_sota_patch.demo.stages import free_folder, list_places, render, run_demo, show_progress
+from rdagent_sota_patch.demo.stages import (
+    find_signing_key,
+    free_folder,
+    list_places,
+    render,
+    run_demo,
+    show_progress,
+)
+
+if TYPE_CHECKING:
+    from rdagent_sota_patch.demo.stages import DemoResult
 
 _FOLDER = Path("rdagent-sota-demo")
 
@@ -31,4 +43,21 @@ def run_demo_command(folder: Path | None, as_json: bool, *, force: bool = False)
         print_json(result.as_json())
     else:
         out.print(render(result))
+        out.print(f"\nIs it real? {_weigh(result)}", markup=False, highlight=False)
         out.print(f"\n{list_places(result)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _weigh(result: DemoResult) -> str:
+    """What `rdagent-sota evidence` says of the last model, with all stages' trials counted."""
+    if missing := find_missing_libraries():
+        return f"`rdagent-sota evidence` would say; it needs {', '.join(missing)}."
+    from rdagent_sota_patch.evidence.trials import gather_trials
+    from rdagent_sota_patch.evidence.weighing import weigh
+    from rdagent_sota_patch.sessions.signature import find_key
+    from rdagent_sota_patch.sessions.snapshots import read_session
+
+    key = find_key(
+        {"ARTIFACT_SIGNING_KEY_PATH": str(find_signing_key(result.folder))}, result.folder / "no.env"
+    )
+    logs = (result.factor_log, *(run.log for run in result.back_tests))
+    return weigh(gather_trials([read_session(log, key=key) for log in logs], ())).sentence

@@ -32,8 +32,7 @@ def run_evidence(logs: Sequence[Path], page: Path | None, as_json: bool) -> None
     Raises:
         SotaError: ``extra-missing``, ``runs-not-comparable``, or a log that cannot be read.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := find_missing_libraries():
         raise SotaError(
             "extra-missing",
             f"`rdagent-sota evidence` needs {', '.join(missing)}.",
@@ -57,6 +56,11 @@ def run_evidence(logs: Sequence[Path], page: Path | None, as_json: bool) -> None
     if page is not None:
         out.print(f"page: {clean(page)}", markup=False, soft_wrap=True)
     print_problems(evidence.problems, style="yellow", mark="!")
+
+
+def find_missing_libraries() -> list[str]:
+    """Which of the extra's libraries are not installed."""
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 def _show(evidence: Evidence) -> None:

@@ -354,10 +354,14 @@ def _program() -> str:
     return shlex.quote(str(own))
 
 
+def find_signing_key(folder: Path) -> Path:
+    """The demonstration's own signing key; with the user's, its logs would count as altered."""
+    return folder / "home" / ".rdagent" / "artifact_signing.key"
+
+
 def list_places(result: DemoResult) -> str:
     """Where everything is, and how to look closer; to be printed unwrapped, so that paths can be copied."""
-    # The demonstration has a signing key of its own; with the user's, its logs would count as altered.
-    key = result.folder / "home" / ".rdagent" / "artifact_signing.key"
+    key = find_signing_key(result.folder)
     lines = [f"factor stage: log {result.factor_log}"]
     lines += [f"{run.stage}: log {run.log}, workspace {run.workspace}" for run in result.back_tests]
     lines += ["", "To look closer:"]

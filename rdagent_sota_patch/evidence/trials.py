@@ -137,6 +137,9 @@ def _with_sources(sessions: Sequence[Session], problems: list[Problem]) -> list[
                     )
                 )
                 continue
+            place = Path(path).resolve()
+            if any(log == place or log in place.parents for log in runs):
+                continue
             try:
                 add(read_session(Path(path)))
             except SotaError as error:
