@@ -135,7 +135,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _remove_abandoned(temporary: Path) -> None:
-    """Remove a file of this user's that no process holds; what is somebody else's stays, and what is no file."""
+    """Remove a file of this user's that no process holds; what is somebody else's stays, and what is not a file."""
     if sys.platform == "win32":
         return
     with suppress(OSError):

@@ -181,7 +181,7 @@ def test_weights_limit_is_read(text: str, megabytes: float, monkeypatch: pytest.
 
 @pytest.mark.parametrize("text", ["-1", "257", "inf", "nan", "many"])
 def test_unusable_weights_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no size, or more than a session that can be read back has room for, is an error."""
+    """What is not a size, or more than a session that can be read back has room for, is an error."""
     monkeypatch.setenv("SOTA_EMBED_WEIGHTS_MB", text)
     with pytest.raises(SettingsError, match="SOTA_EMBED_WEIGHTS_MB"):
         load_settings()

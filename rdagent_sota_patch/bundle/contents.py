@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.bundle.documents import ShippedFile
 
-GET_ANEW = "Get the bundle anew, or export it again; do not use this one."
+GET_ANEW = "Fetch the bundle again, or export it again; do not use this one."
 
 # Of a listed name: far above what any bundle has.
 _LONGEST_PATH = 1024
@@ -57,7 +57,7 @@ def check_files(folder: Path, files: Mapping[str, ShippedFile], *, replay: bool)
             problems.append(_altered(folder, f"cannot look into {name!r}: {entry.strerror or entry}"))
         elif name in expected:
             plain = entry.is_file(follow_symlinks=False)
-            wrong = _compare(folder, name, expected[name]) if plain else f"{name!r} is no plain file"
+            wrong = _compare(folder, name, expected[name]) if plain else f"{name!r} is not a plain file"
             problems.extend([_altered(folder, wrong)] if wrong else [])
     missing = sorted(expected.keys() - found)
     extra = sorted(found - expected.keys() - {MANIFEST_NAME, SIGNATURE_NAME, COMPANION_NAME})
@@ -93,7 +93,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     """At most ``limit`` bytes of a plain file, and one more if it is larger.
 
     Raises:
-        OSError: It cannot be read, or is no plain file.
+        OSError: It cannot be read, or is not a plain file.
     """
     with _open_plain(path) as file:
         return file.read(limit + 1)
@@ -184,7 +184,7 @@ def _open_plain(path: Path) -> IO[bytes]:
     descriptor = os.open(path, _OPEN_FLAGS)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is no plain file")
+            raise OSError(f"{path} is not a plain file")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

@@ -386,7 +386,7 @@ class ModelMeta(Document):
 def _require_day(text: str) -> str:
     # pandas counts nanoseconds, and has no others.
     if dt.date.fromisoformat(text).isoformat() != text or not "1678" <= text[:4] <= "2261":
-        raise ValueError("it is no day such as 2020-10-05, from 1678 to 2261")
+        raise ValueError("it is not a day such as 2020-10-05, from 1678 to 2261")
     return text
 
 

@@ -123,7 +123,7 @@ def _judge(open_nodes: list[ast.expr]) -> Iterator[str]:
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in OPERATORS:
                 open_nodes += arguments
             case node:
-                yield f"{type(node).__name__} is no part of the language"
+                yield f"{type(node).__name__} is not a part of the language"
 
 
 def _has_field(node: ast.expr) -> bool:

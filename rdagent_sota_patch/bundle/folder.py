@@ -52,7 +52,7 @@ def make_folder(
         force: Whether an old bundle (or an empty folder) at ``target`` is replaced.
         known: See `require_free`.
         workshop: A folder on the same disk, of the caller's own, for what is not yet or no longer in place, under the
-            names `NEW_NAME` and `OLD_NAME`: whoever was killed can be cleaned up after. Beside the target if not given.
+            names `NEW_NAME` and `OLD_NAME`: what a killed process left can be removed. Beside the target if not given.
 
     Raises:
         BundleError: ``target-exists``; with ``force``, ``target-not-a-bundle`` where something other than a
@@ -103,7 +103,7 @@ def is_work(name: str) -> bool:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the folders of `hold_work` whose process is gone; those of other users stay, and what is no folder."""
+    """Remove the folders of `hold_work` whose process is gone; those of other users stay, and what is not a folder."""
     if sys.platform == "win32":
         return
     with suppress(OSError):

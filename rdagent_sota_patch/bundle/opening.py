@@ -192,8 +192,8 @@ def _read_manifest(folder: Path) -> bytes:
     try:
         content = read_bounded(path, _MAX_DOCUMENT_BYTES)
     except FileNotFoundError:
-        state = f"has no {MANIFEST_NAME}" if folder.is_dir() else "does not exist, or is no folder"
-        raise BundleError("not-a-bundle", f"{folder} is no bundle: it {state}.", hint) from None
+        state = f"has no {MANIFEST_NAME}" if folder.is_dir() else "does not exist, or is not a folder"
+        raise BundleError("not-a-bundle", f"{folder} is not a bundle: it {state}.", hint) from None
     except OSError as error:
         raise BundleError("not-a-bundle", f"Cannot read {path}: {error.strerror or error}.", hint) from error
     if len(content) > _MAX_DOCUMENT_BYTES:
@@ -205,7 +205,7 @@ def _parse_manifest(folder: Path, content: bytes) -> Manifest:
     try:
         plain = pydantic_core.from_json(content)
     except ValueError as error:
-        raise BundleError.of([_damaged(folder, f"{MANIFEST_NAME} is no JSON: {error}")]) from error
+        raise BundleError.of([_damaged(folder, f"{MANIFEST_NAME} is not JSON: {error}")]) from error
     if not isinstance(plain, dict):
         raise BundleError.of([_damaged(folder, f"{MANIFEST_NAME} holds no object")])
     # Before the rest is parsed: another version's fields would look like damage.

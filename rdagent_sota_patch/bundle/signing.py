@@ -45,7 +45,7 @@ def read_key(path: Path) -> bytes:
         raise BundleError("bad-key-file", message, _MAKE_ONE)
     if len(key) > _MAX_KEY_BYTES:
         raise BundleError(
-            "bad-key-file", f"The key file {path} is larger than 1 MB; it is no key.", _MAKE_ONE
+            "bad-key-file", f"The key file {path} is larger than 1 MB; it is not a key.", _MAKE_ONE
         )
     return key
 
@@ -102,7 +102,7 @@ def check_signature(folder: Path, manifest: bytes, key: bytes) -> None:
         raise BundleError(
             "signature-wrong",
             f"The signature of {folder} was not made with this key, or its manifest was changed since.",
-            "Check that it is the key that signed it. If it is, do not trust this bundle: get it anew.",
+            "Check that it is the key that signed it. If it is, do not trust this bundle: fetch it again.",
         )
 
 

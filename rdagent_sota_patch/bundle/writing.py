@@ -54,7 +54,7 @@ class BundleWriter:
         self.add_bytes(name, to_json(document))
 
     def add_json(self, name: str, value: Any) -> None:
-        """Write plain data that is no document of ours."""
+        """Write plain data that is not a document of ours."""
         text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
         self.add_bytes(name, f"{text}\n".encode())
 

@@ -120,7 +120,7 @@ def print_problems(problems: Iterable[Problem], *, style: str = "red", mark: str
 
 
 def tell_of_open_ways() -> None:
-    """Before code that nobody vouches for is run: say so where this system cannot keep it in."""
+    """Before untrusted code is run: say so where this system cannot keep it in."""
     from rdagent_sota_patch.sandbox.probe import what_confines
 
     notice = what_confines().notice()

@@ -46,7 +46,7 @@ _METRICS = (
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[Observer]:
-    """Show a line for each stage while it runs; where that is no terminal, a line for each step."""
+    """Show a line for each stage while it runs; where that is not a terminal, a line for each step."""
     if not console.is_terminal:
         yield lambda seen: console.print(
             f"{_TITLES[seen.stage]}: {describe(seen)}", markup=False, soft_wrap=True

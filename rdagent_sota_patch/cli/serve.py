@@ -81,7 +81,7 @@ def run_serve(options: ServeOptions, as_json: bool) -> None:
 
     def announce(url: str) -> None:
         if as_json:
-            # One line, at once: whoever started the server waits for it.
+            # One line, at once: the program that started the server waits for it.
             print_json({"url": url, "log_root": str(folders.log_root.absolute())})
             sys.stdout.flush()
         else:

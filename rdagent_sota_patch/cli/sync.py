@@ -123,7 +123,7 @@ def _show(result: SyncResult, options: SyncOptions) -> None:
             highlight=False,
         )
     elif result.changed:
-        out.print("No file had to be transferred; what is said about them was written anew.")
+        out.print("No file had to be transferred; what is said about them was written again.")
     else:
         out.print("Nothing was new: every file stays as it was.", style="green")
     if not has_evidence(manifest):

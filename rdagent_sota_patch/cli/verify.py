@@ -45,7 +45,7 @@ class VerifyOptions:
     """How to verify.
 
     Attributes:
-        market: Market data to compute the whole back-test from anew; None to replay the bundle's own slice alone.
+        market: Market data to compute the whole back-test from again; None to replay the bundle's own slice alone.
         trust: Whether the bundle's code may run unconfined, and its weights be unpickled.
         key_file: With which the bundle must be signed, if given.
         limits: Of each factor's and the network's code.

@@ -402,7 +402,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             if not isinstance(body, dict):
-                raise ValueError("the body is not a JSON object")
+                raise ValueError("the body is not JSON object")
         except ValueError as error:
             self._send_error(HTTPStatus.BAD_REQUEST, str(error))
             return

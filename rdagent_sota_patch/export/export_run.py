@@ -321,7 +321,7 @@ class _Export:
                 f"{replayed.days} days the largest difference is {replayed.max_difference:.3g}, and "
                 f"{replayed.limit:g} is the limit. Nothing was written.",
                 "Qlib's data may have changed since the training: name the data of then with --qlib-dir. Without "
-                "evidence (--no-replay) nobody knows what this model would score.",
+                "evidence (--no-replay) it is not known what this model would score.",
             )
         return replayed
 

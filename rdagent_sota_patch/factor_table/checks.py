@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.factor_table.table import FactorTable
 
 WARM_UP = timedelta(days=90)
-"""Factors need history before their first value; a start later than this is no warm-up any more."""
+"""Factors need history before their first value; a start later than this is not a warm-up any more."""
 # A last day before the end of the test may fall on a weekend or a holiday week.
 _HOLIDAYS = timedelta(days=15)
 _DAY = timedelta(days=1)

@@ -32,7 +32,7 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
 class ParquetTable(pq.ParquetFile):  # type: ignore[misc]
-    """``pyarrow.parquet.ParquetFile``, which otherwise parses its arrow schema anew each time it is asked."""
+    """``pyarrow.parquet.ParquetFile``, which otherwise parses its arrow schema again each time it is asked."""
 
     @cached_property
     def schema_arrow(self) -> Any:
@@ -141,7 +141,7 @@ def column_chunks(file: Any, path: Path, leaf: int) -> Iterator[Any]:
 
 
 def _judge_file(path: Path) -> None:
-    """Refuse what is no file, or has a footer that would take too much to parse.
+    """Refuse what is not a file, or has a footer that would take too much to parse.
 
     Raises:
         TableError: ``table-unreadable``.
@@ -149,7 +149,7 @@ def _judge_file(path: Path) -> None:
     """
     kind = path.stat().st_mode
     if not stat.S_ISREG(kind):
-        raise unreadable(path, "it is no regular file")
+        raise unreadable(path, "it is not a regular file")
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
         end = file.read(8)
@@ -172,7 +172,7 @@ def folder_given(path: Path) -> TableError:
 
 
 def unreadable(path: Path, error: BaseException | str) -> TableError:
-    """The error for a file that is no readable parquet file."""
+    """The error for a file that is not a readable parquet file."""
     if path.is_dir():
         return folder_given(path)
     why = str(error) or type(error).__name__

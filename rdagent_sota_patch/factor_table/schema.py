@@ -21,7 +21,7 @@ INSTRUMENT = "instrument"
 GROUP = "feature"
 INDEX = (DATETIME, INSTRUMENT)
 
-# A longer column name is no tuple that pandas wrote, and parsing it costs.
+# A longer column name is not a tuple that pandas wrote, and parsing it costs.
 _LONGEST_TUPLE = 1000
 # How nearly every column is spelled; the general way takes as long for twenty of them as reading the footer.
 _PLAIN_START = f"('{GROUP}', '"
@@ -30,7 +30,7 @@ _NUMPY_TYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in
     "float32",
     "float64",
 }
-# Even a column that is the same everywhere takes more; what promises more rows than this is no table of factors.
+# Even a column that is the same everywhere takes more; what promises more rows than this is not a table of factors.
 _MOST_ROWS_PER_BYTE = 100
 # A column in one of these is not to be read as a dictionary: pyarrow cannot.
 _NO_DICTIONARY = frozenset({"DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"})

@@ -98,7 +98,7 @@ def read_trading_days(folder: Path) -> NDArray[np.datetime64]:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: A line is no day.
+        ValueError: A line is not a day.
     """
     lines = (folder / "calendars" / "day.txt").read_text(encoding="utf-8").splitlines()
     days = np.array([line.strip() for line in lines if line.strip()], dtype="datetime64[s]")

@@ -80,7 +80,7 @@ def audit_factors(
     Raises:
         BundleError: ``nothing-to-audit``, ``trust-needed``, ``market-data-unreadable``,
             ``market-data-too-short``, ``confinement-failed``.
-            A factor that fails is no error: its verdict says so.
+            A factor that fails is not an error: its verdict says so.
     """
     return examine_factors(codes, data, options, report).audit
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class UnusableValues(ValueError):
-    """A result that is no factor; its text says why."""
+    """A result that is not a factor; its text says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

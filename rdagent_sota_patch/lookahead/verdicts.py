@@ -32,7 +32,7 @@ class ReadTable(_Document):
 
     Attributes:
         columns: Those that the code names; all of the table's where it names none.
-        dated: Whether it was cut at the days; a table without dates was given whole, and so was what is no table.
+        dated: Whether it was cut at the days; a table without dates was given whole, and so was what is not a table.
     """
 
     name: str
@@ -146,7 +146,7 @@ def read_verdicts(path: Path) -> Audit:
     """Read what `write_verdicts` wrote.
 
     Raises:
-        BundleError: ``bad-audit``: there is no such file, or it is no audit.
+        BundleError: ``bad-audit``: there is no such file, or it is not an audit.
     """
     try:
         return Audit.model_validate_json(path.read_bytes())
@@ -154,7 +154,7 @@ def read_verdicts(path: Path) -> Audit:
         raise BundleError(
             "bad-audit",
             f"{path} cannot be read as an audit: {error}",
-            "Write it anew: rdagent-sota audit LOG --data daily_pv.h5 --out FILE.",
+            "Write it again: rdagent-sota audit LOG --data daily_pv.h5 --out FILE.",
         ) from error
 
 

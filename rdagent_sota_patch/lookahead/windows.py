@@ -78,7 +78,7 @@ def choose_cuts(market: MarketDays, count: int) -> tuple[np.datetime64, ...]:
             f"The market data has {len(market.days)} trading days; an audit with {count} cuts needs {least}.",
             "Give it the data that the factors were mined on.",
         )
-    # The last day is no cut; the first stretch is history that most factors need before their first value.
+    # The last day is not a cut; the first stretch is history that most factors need before their first value.
     edges = np.linspace(0, len(market.days) - 2, count + 2).astype(int)[1:]
     cuts = [_in_stretch(market, *stretch, turn) for turn, stretch in enumerate(pairwise(edges))]
     return (*cuts, market.days[-2])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.mlruns.trained import TrainedModel
 
 _OTHER_FORMS = frozenset({"model-form-unknown", "processor-unknown", "live-extra-missing"})
-"""Slugs of what is no damage: a template or a machine that is not like RD-Agent's own."""
+"""Slugs of what is not damage: a template or a machine that is not like RD-Agent's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Proof:
     """What the fitted processors and the weights of one back-test say about its features.
 
     Attributes:
-        status: ``proven``: they are exactly the recorded ones. ``differs``: they are not. ``unjudged``: nobody can say.
+        status: ``proven``: they are exactly the recorded ones. ``differs``: they are not. ``unjudged``: unknown.
         run_id: MLflow's name of the run that was looked at; None without one.
         columns: The model's input in its true order; empty where that is not known.
         reason: What differs, or why nothing can be said; None for ``proven``.

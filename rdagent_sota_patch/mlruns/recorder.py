@@ -245,7 +245,7 @@ def _read_recorder(workspace: Path, folder: Path) -> Recorder | None:
     try:
         ended_at = datetime.fromtimestamp(int(record["end_time"]) / 1000, tz=timezone.utc)
     except (ValueError, OverflowError, OSError):
-        raise unreadable(path, f"the end of the run is no time: {record['end_time'][:40]}") from None
+        raise unreadable(path, f"the end of the run is not a time: {record['end_time'][:40]}") from None
     return Recorder(workspace, record["experiment_id"], record["run_id"], folder, ended_at)
 
 

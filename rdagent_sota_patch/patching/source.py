@@ -239,7 +239,7 @@ def _find_root(folder: Path) -> Path:
         return resolved.parent
     raise HostError(
         "patch-source-not-found",
-        f"There is no RD-Agent in {folder}." if folder.is_dir() else f"{folder} is no folder.",
+        f"There is no RD-Agent in {folder}." if folder.is_dir() else f"{folder} is not a folder.",
         "Name the checkout of RD-Agent: the folder that holds rdagent/.",
     )
 
@@ -253,7 +253,7 @@ def _inspect_file(root: Path, name: str) -> SourceFile:
     path = root / name
     # Some installers link to one copy for all environments, which is not this source's to change.
     if path.resolve() != path or not path.is_file():
-        reason = "is a link, lies behind one, or is no file" if path.exists() else "is missing"
+        reason = "is a link, lies behind one, or is not a file" if path.exists() else "is missing"
         hint = (
             "Put the file there itself" if path.exists() else "Put it back as your version of RD-Agent has it"
         )

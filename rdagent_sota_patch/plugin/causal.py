@@ -30,7 +30,7 @@ def require_causal(source: Source, names: Iterable[str]) -> None:
         BundleError: ``market-data-unreadable`` or ``bad-audit``: what is known cannot be held to the data, or not
             be read.
     """
-    # Where nobody asks for causal factors, the audit is not loaded.
+    # Where causal factors are not asked for, the audit is not loaded.
     from rdagent_sota_patch.lookahead.kept import read_kept_audit
     from rdagent_sota_patch.lookahead.verdicts import find_unproven
 

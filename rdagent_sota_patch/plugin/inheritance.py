@@ -1,7 +1,7 @@
 """``SOTA_INHERIT_TRACE``: a model stage that starts with the factor stage's history.
 
 Hypotheses then build on what was mined, and the first model is judged against the factor stage's SOTA result
-(``rdagent/scenarios/qlib/proposal/model_proposal.py``, ``developer/feedback.py``). The history is made anew, of
+(``rdagent/scenarios/qlib/proposal/model_proposal.py``, ``developer/feedback.py``). The history is made again, of
 RD-Agent's own classes, from what was read of the log; nothing of the log is unpickled.
 
 An inherited experiment bears one attribute more, ``inherited_from``, of plain data. RD-Agent builds each experiment on

@@ -3,7 +3,7 @@
 Both new and resumed runs pass through ``LoopBase.run`` with their base features already chosen
 (``rdagent/app/qlib_rd_loop/model.py``), and nothing before it calls the LLM. Each step that was done ends in
 ``LoopBase.dump``, in the run's own process; after the last step of a loop, the history has grown, be that step
-1.0.0's ``record`` or 0.8.0's ``feedback`` (which loops override, so that it is no place to attach to).
+1.0.0's ``record`` or 0.8.0's ``feedback`` (which loops override, so that it is not a place to attach to).
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def announce_features(sota: ActiveSota, base_features: Mapping[str, str], *, gro
 
 
 def describe_for_models(sota: ActiveSota, base_features: Mapping[str, str], *, grows: bool) -> str:
-    """What a model is fed, for whoever designs it."""
+    """What a model is fed, for the language model that designs it."""
     features = sota.features(base_features)
     lines = [
         "The features that the model is fed:",
@@ -101,7 +101,7 @@ def describe_for_models(sota: ActiveSota, base_features: Mapping[str, str], *, g
 
 
 def describe_for_factors(sota: ActiveSota) -> str:
-    """Which factors there are already, for whoever mines more in ``fin_quant``."""
+    """Which factors there are already, for the language model that mines more in ``fin_quant``."""
     lines = [
         "The SOTA factors that there are already:",
         f"{len(sota.table.names)} factors were mined and accepted earlier. New factors are back-tested together with "

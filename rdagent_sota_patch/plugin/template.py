@@ -61,7 +61,7 @@ class Template:
     """A template's text and what it says.
 
     Raises:
-        HostError: It is no YAML.
+        HostError: It is not YAML.
     """
 
     def __init__(self, text: str, name: str) -> None:
@@ -227,7 +227,7 @@ def read_template(text: str, name: str) -> Template:
     """The template in ``text``, which messages call ``name``.
 
     Raises:
-        HostError: It is no YAML.
+        HostError: It is not YAML.
     """
     return Template(text, name)
 

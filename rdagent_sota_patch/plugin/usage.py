@@ -125,7 +125,7 @@ def prove_usage(usage: Mapping[str, Any], workspace: Path, since: datetime | Non
 
 
 def require_proof(usage: Mapping[str, Any], workspace: Path, *, strict: bool) -> None:
-    """Stop a run whose back-test was not made on the features that are recorded; tell about one that nobody can judge.
+    """Stop a run whose back-test was not made on the features that are recorded; tell about one that cannot be judged.
 
     Args:
         usage: From `prove_usage`.

@@ -80,7 +80,7 @@ _FAILURE_GOOD_FOR = 60.0
 
 
 class OnDemand(ABC, Generic[Request, Made]):
-    """Makes things of one kind, one at a time; whoever asks for the same one waits for it."""
+    """Makes things of one kind, one at a time; who asks for the same one waits for it."""
 
     def __init__(self, cache: Path, limit_bytes: int, exporter: Exporter) -> None:
         """Use a folder of the server's own.

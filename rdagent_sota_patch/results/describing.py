@@ -156,7 +156,7 @@ def describe_model_code(session: Session, loop: int) -> ModelCode:
     """``/tasks/{task_id}/loops/{loop}/model_code``.
 
     Raises:
-        ApiError: ``loop-not-found``; ``asset-not-available``: it is no model's, or the session has no code of it.
+        ApiError: ``loop-not-found``; ``asset-not-available``: it is not a model's, or the session has no code of it.
     """
     record = find_loop(session, loop)
     code = None if record.model is None else record.model.code

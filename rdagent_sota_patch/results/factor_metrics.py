@@ -57,7 +57,7 @@ _CLOSE = "$close"
 _LABEL = "Ref($close,-2)/Ref($close,-1)-1"
 """Of RD-Agent's templates: what `forward_returns` gives for one day."""
 _MOST_CELLS = 50
-"""Days by stocks, for each row of a table: a table that is emptier than this is no daily table of a market."""
+"""Days by stocks, for each row of a table: a table that is emptier than this is not a daily table of a market."""
 _SMALL = 10_000_000
 _THREADS = 2
 _SHOWN = 3
@@ -296,7 +296,7 @@ def _require_dense(path: Path, cells: int, rows: int) -> None:
     if cells > max(_SMALL, _MOST_CELLS * rows):
         raise TableError(
             "table-too-sparse",
-            f"{path} has {rows:,} rows for {cells:,} pairs of day and stock: it is no daily table of a market.",
+            f"{path} has {rows:,} rows for {cells:,} pairs of day and stock: it is not a daily table of a market.",
             "Figures of single factors need most stocks on most days.",
         )
 

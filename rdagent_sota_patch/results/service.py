@@ -221,7 +221,7 @@ class Service:
             task_id: The run.
             key: Of the asset.
             replay: For a file of the bundle: of the one with its evidence.
-            asked: What the asset was called by whoever asks, if otherwise.
+            asked: What the client called the asset, if otherwise.
 
         Raises:
             ApiError: ``asset-not-found``, ``asset-not-available``.

@@ -74,7 +74,7 @@ T = TypeVar("T")
 LATEST = "latest"
 
 _GOOD_FOR = 0.5
-"""Seconds for which a listing of the root is good; a run that it lacks is looked for anew at once."""
+"""Seconds for which a listing of the root is good; a run that it lacks is looked for again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class TaskFolder:
         if not root.is_dir():
             raise ApiError(
                 "log-root-not-found",
-                f"{root.absolute()} is no folder.",
+                f"{root.absolute()} is not a folder.",
                 "Name the folder that holds the runs' log folders; RD-Agent writes them to ./log.",
             )
         self.root = root.absolute()

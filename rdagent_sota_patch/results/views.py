@@ -127,7 +127,7 @@ class RunView:
 
         Args:
             key: Of the asset.
-            asked: What it was called by whoever asks, if otherwise.
+            asked: What the client called it, if otherwise.
 
         Raises:
             ApiError: ``asset-not-available``: a run should have what the key names, and this one does not.
@@ -183,7 +183,7 @@ class Views:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="looking")
 
     async def get(self, task: Task) -> RunView:
-        """One run, read anew if its log has changed.
+        """One run, read again if its log has changed.
 
         Raises:
             SotaError: The log cannot be read; see `read_session`. ``reading-took-too-long``.

@@ -1,1 +1,1 @@
-"""Run code that nobody vouches for: in a process of its own that can reach nothing and ends in time."""
+"""Run untrusted code: in a process of its own that can reach nothing and ends in time."""

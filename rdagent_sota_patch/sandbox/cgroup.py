@@ -71,7 +71,7 @@ class Group:
                 return
 
     def _write(self, name: str, value: int) -> None:
-        # Not made anew where it does not exist, nor cut.
+        # Not made again where it does not exist, nor cut.
         with (self.folder / name).open("r+b", buffering=0) as file:
             file.write(str(value).encode())
 

@@ -10,7 +10,7 @@ from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.sandbox.inside import MAIN, kind_of
 
 LARGEST_OTHER = 1 << 20
-"""Bytes up to which a file that is no table is given as it is: a description, a list of columns."""
+"""Bytes up to which a file that is not a table is given as it is: a description, a list of columns."""
 
 _HINT = "Name the folder that FACTOR_CoSTEER_DATA_FOLDER names, or its daily_pv.h5."
 
@@ -58,7 +58,7 @@ def look_into(path: Path) -> DataFolder:
                 left_out[entry.name] = _what(entry)
             elif kind_of(entry.name) == "other" and entry.stat().st_size > LARGEST_OTHER:
                 left_out[entry.name] = (
-                    "it is no table that can be cut at a day (HDF5, parquet, CSV), and large"
+                    "it is not a table that can be cut at a day (HDF5, parquet, CSV), and large"
                 )
             else:
                 files[entry.name] = entry

@@ -258,7 +258,7 @@ def _as_day(name: str, value: object) -> np.datetime64:
 
 
 def kind_of(name: str) -> str:
-    """``hdf``, ``parquet``, ``csv``, or ``other`` for what is no table."""
+    """``hdf``, ``parquet``, ``csv``, or ``other`` for what is not a table."""
     lower = name.lower()
     if lower.endswith((".h5", ".hdf5", ".hdf", ".he5")):
         return "hdf"

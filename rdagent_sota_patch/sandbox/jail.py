@@ -90,7 +90,7 @@ def take_outputs(work: Path, names: Sequence[str], place: Path) -> tuple[dict[st
             unfit[name] = "it is missing"
             continue
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            unfit[name] = "it is no plain file"
+            unfit[name] = "it is not a plain file"
             continue
         taken[name] = place / name
         (work / name).chmod(0o600)  # It may have been made without any right.

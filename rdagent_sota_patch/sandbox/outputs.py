@@ -95,7 +95,7 @@ def read_survey(path: Path, names: Sequence[str]) -> tuple[dict[str, SurveyedFil
     """What a survey found of each file, and of the first who was traded when.
 
     Raises:
-        Unreadable: It is no survey of these files.
+        Unreadable: It is not a survey of these files.
     """
     presence = Presence(*(np.empty((0, 0), dtype=bool),) * 2)
     found: dict[str, SurveyedFile] = {}
@@ -127,7 +127,7 @@ def read_frame(path: Path, *, most: int | None = None) -> pd.DataFrame:
         most: How many bytes of a stranger's are read; None for a table of the user's own.
 
     Raises:
-        Unreadable: It is no table, or larger, or the program inside said what is wrong with it.
+        Unreadable: It is not a table, or larger, or the program inside said what is wrong with it.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

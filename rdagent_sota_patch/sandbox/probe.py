@@ -67,7 +67,7 @@ class Confinement:
         return f"{files}, {network}, memory of all together by {sums}, time and files by limits"
 
     def notice(self) -> Problem | None:
-        """What to tell whoever is about to run a stranger's code here; None when it is kept in whole."""
+        """What to tell a user who is about to run a stranger's code here; None when it is kept in whole."""
         open_ways = [
             what
             for what, closed in (

@@ -130,7 +130,7 @@ def _check_tree(tree: Mapping[str, str], features: int) -> None:
         raise ValueError(f"it splits on feature {feature.max()} of {features}")
     kinds = _integers(tree, "decision_type", splits)
     if kinds.min() < 0 or kinds.max() > 127 or (kinds & 1).any():
-        raise ValueError("it has a decision_type that is no numerical one")
+        raise ValueError("it has a decision_type that is not a numerical one")
     for key in ("left_child", "right_child"):
         child = _integers(tree, key, splits)
         # LightGBM numbers splits as it makes them: a child split comes after its parent, so there is no circle.
@@ -174,7 +174,7 @@ def thaw_booster(booster: object, *, whole: bool = True) -> str:
         whole: Off, rounds that it would not use may still be in it.
 
     Raises:
-        Unthawable: It is no booster, or one of an unknown form.
+        Unthawable: It is not a booster, or one of an unknown form.
         BundleError: ``live-extra-missing``: rounds must be cut off, which needs LightGBM.
     """
     state = booster.attributes if isinstance(booster, Inert) and booster.origin == _BOOSTER else {}
@@ -347,7 +347,7 @@ def load_booster(bundle: Bundle) -> BoosterScorer:
     except (UnicodeDecodeError, ValueError, lightgbm.basic.LightGBMError) as error:
         raise BundleError(
             "model-unreadable",
-            f"{bundle.folder / meta.weights.booster_relpath} is no LightGBM model: {error}.",
+            f"{bundle.folder / meta.weights.booster_relpath} is not a LightGBM model: {error}.",
             "Export the run again.",
         ) from error
     features = len(order.factor_order)

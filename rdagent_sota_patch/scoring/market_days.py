@@ -267,7 +267,7 @@ def _find_day_problem(
         return Problem(
             "market-data-mismatch",
             f"{source} lacks {text}, which Qlib's calendar has as a trading day.",
-            "Make daily_pv.h5 anew from the same Qlib data.",
+            "Make daily_pv.h5 again from the same Qlib data.",
         )
     after = int(days.searchsorted(day))
     return Problem(

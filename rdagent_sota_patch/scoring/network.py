@@ -38,7 +38,7 @@ _MAX_OUTCOME_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class NetworkScorer:
-    """A network built from ``model.py`` and safetensors anew for each call.
+    """A network built from ``model.py`` and safetensors again for each call.
 
     Attributes:
         where: The bundle's folder, for messages.

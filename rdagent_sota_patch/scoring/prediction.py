@@ -81,7 +81,7 @@ class Prediction:
         incomplete: Stocks that were scored and lack some features, which the model's processors fill as in its
             back-test, with the names of these.
         coverage: Feature to the share of the market's stocks that have a value of it, 0 to 1.
-        notices: What whoever uses the scores should know.
+        notices: What a user of the scores should know.
         alpha_by_qlib: The Alpha features that Qlib computed; the others were computed on arrays of all stocks.
         seconds: ``factors`` and ``alpha``: spent on the factors' code and on Alpha features; ``all``.
     """

@@ -1,4 +1,4 @@
-"""A bundle's whole back-test computed anew from market data, factor code included, against its own predictions."""
+"""A bundle's whole back-test computed again from market data, factor code included, against its own predictions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RecomputeOptions:
-    """How to compute a back-test anew.
+    """How to compute a back-test again.
 
     Attributes:
         trust: Whether the bundle's own code may run and its weights be unpickled in this process.
@@ -48,7 +48,7 @@ def recompute(
     options: RecomputeOptions | None = None,
     tell: Callable[[Problem], None] = lambda _: None,
 ) -> Replayed:
-    """Compute all predictions of the back-test anew and compare them with those that the bundle brings.
+    """Compute all predictions of the back-test again and compare them with those that the bundle brings.
 
     Factor code runs on the whole data folder, as RD-Agent ran it, and Alpha features from the day on which the
     training's data began. So the data must be what RD-Agent had, or the same brought up to date.

@@ -31,7 +31,7 @@ _LEVELS = ["datetime", "instrument"]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Scores computed anew, held to the back-test's own.
+    """Scores computed again, held to the back-test's own.
 
     Attributes:
         rows: Scores compared.
@@ -49,7 +49,7 @@ class Replayed:
 
     @property
     def limit(self) -> float:
-        """The largest difference that is no difference."""
+        """The largest difference that is not a difference."""
         return 0.0 if self.exact_required else TORCH_LIMIT
 
     @property
@@ -62,7 +62,7 @@ def compare_scores(scored: pd.Series, shipped: pd.Series, meta: ModelMeta) -> Re
     """Hold scores to the back-test's.
 
     Args:
-        scored: Computed anew, by (datetime, instrument).
+        scored: Computed again, by (datetime, instrument).
         shipped: The back-test's of the same days, likewise. The rows must be the same, in any order.
         meta: Of the model.
     """
@@ -89,7 +89,7 @@ def replay_slice(bundle: Path | Bundle, *, trust: bool = False, scorer: Scorer |
 
     Raises:
         BundleError: ``no-replay`` for a bundle without the slice, ``replay-damaged``, and what `open_bundle`,
-            `load_scorer` and `score_days` raise. A difference is no error here: see `Replayed.within`.
+            `load_scorer` and `score_days` raise. A difference is not an error here: see `Replayed.within`.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     order, meta = opened.model
@@ -204,5 +204,5 @@ def _require_replay(bundle: Bundle) -> None:
 
 def _damaged(bundle: Bundle, text: str) -> BundleError:
     return BundleError(
-        "replay-damaged", f"{bundle.folder}: {text}.", "Get the bundle anew, or export it again."
+        "replay-damaged", f"{bundle.folder}: {text}.", "Fetch the bundle again, or export it again."
     )

@@ -112,7 +112,7 @@ def find_disagreeing(ours: pd.Series, theirs: pd.Series, day: pd.Timestamp) -> d
                     "market-data-mismatch",
                     f"On {day:%Y-%m-%d}, {len(reasons)} of {len(both)} stocks have another price in daily_pv.h5 "
                     f"than in Qlib's data; {name}: {reasons[name]}.",
-                    "Make daily_pv.h5 anew from the same Qlib data.",
+                    "Make daily_pv.h5 again from the same Qlib data.",
                 )
             ]
         )
@@ -211,7 +211,7 @@ def parse_days(text: str) -> DaysAsked:
     """
     ends = re.split(r"\.\.|:", text.strip())
     if not 1 <= len(ends) <= 2:
-        raise ValueError(f"{text!r} is no day and no range")
+        raise ValueError(f"{text!r} is not a day and no range")
     first, last = (_parse_asked(end.strip()) for end in (ends[0], ends[-1]))
     if len(ends) == 2 and (first is None or (last is not None and last < first)):
         raise ValueError(f"{text!r} ends before it begins")
@@ -228,7 +228,7 @@ def _parse_asked(text: str) -> date | None:
                 return datetime.strptime(text, form).date()
             except ValueError:
                 continue
-    raise ValueError(f"{text!r} is no day: write 2026-11-20, 20261120 or {LATEST}")
+    raise ValueError(f"{text!r} is not a day: write 2026-11-20, 20261120 or {LATEST}")
 
 
 def days_of(asked: DaysAsked, qlib_dir: Path) -> tuple[date, ...]:
@@ -282,8 +282,8 @@ def end_of_backtest(bundle: Bundle) -> pd.Timestamp:
     if day is None:
         raise BundleError(
             "bundle-damaged",
-            f"{bundle.folder}: it does not say until when its model was back-tested: {str(written)[:40]!r} is no day.",
-            "Get the bundle anew, or export it again; do not use this one.",
+            f"{bundle.folder}: it does not say when its back-test ended: {str(written)[:40]!r} is not a day.",
+            "Fetch the bundle again, or export it again; do not use this one.",
         )
     return day
 
@@ -381,7 +381,7 @@ def find_gaps(
                     "market-data-mismatch",
                     f"{who} lacks {len(lacking)} trading days that {other}: {shown}"
                     f"{' and more' if len(lacking) > 3 else ''}. The history of every factor would be shifted.",
-                    "Make daily_pv.h5 anew from the same Qlib data.",
+                    "Make daily_pv.h5 again from the same Qlib data.",
                 )
             )
     return problems
@@ -439,7 +439,7 @@ def _of_one(
         f"{who} lacks trades of {len(stocks)} stocks on days for which {other} them: {shown}"
         f"{f'; and of {len(stocks) - 3} more stocks' if len(stocks) > 3 else ''}. The history of every factor would be "
         "shifted.",
-        "Make daily_pv.h5 anew from the same Qlib data. A halted stock has no price, or no volume, in both.",
+        "Make daily_pv.h5 again from the same Qlib data. A halted stock has no price, or no volume, in both.",
     )
 
 

@@ -152,7 +152,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 
 async def _answer_unforeseen(request: Request, _: Exception) -> Response:
-    # The answer tells nothing of the server's inside; starlette raises the error anew, and uvicorn logs it.
+    # The answer tells nothing of the server's inside; starlette raises the error again, and uvicorn logs it.
     ours = ApiError(
         "server-error", "The server failed to answer.", "Its operator finds the error in its log."
     )

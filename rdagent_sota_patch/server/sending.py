@@ -121,7 +121,7 @@ def _describe(asset: Asset) -> dict[str, str]:
 def attachment_named(name: str) -> str:
     """A ``Content-Disposition`` that saves the answer as ``name``, however it is spelled (RFC 6266).
 
-    What is no plain letter, digit, ``.``, ``_`` or ``-`` becomes ``_``; clients that know better also get the
+    What is not a plain letter, digit, ``.``, ``_`` or ``-`` becomes ``_``; clients that know better also get the
     letters of other scripts. A name never leads to another folder, and never begins with a dot.
     """
     shortened = name[:_LONGEST_NAME]

@@ -130,7 +130,7 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, or too long, with a problem document, and close."""
+        """Answer what is not a HTTP, or too long, with a problem document, and close."""
         error = sys.exc_info()[1]
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         if self.cycle is not None:
@@ -179,7 +179,7 @@ class Connection(H11Protocol):
     async def _send_file(self, cycle: RequestResponseCycle, file: FileIO, offset: int, count: int) -> None:
         """Send part of a file; where that cannot be, the connection ends short of what it promised.
 
-        As with uvicorn's own ``send``, it is no error of the application when the client has gone.
+        As with uvicorn's own ``send``, it is not an error of the application when the client has gone.
         """
         if cycle.disconnected or not count:
             return

@@ -54,7 +54,7 @@ def _history_of(loop: object) -> list[tuple[Any, Inert]]:
     """The loop's ``trace.hist`` as (experiment, feedback) pairs of stand-ins, oldest first.
 
     Raises:
-        SnapshotError: ``snapshot-foreign`` when this is no saved loop of RD-Agent.
+        SnapshotError: ``snapshot-foreign`` when this is not a saved loop of RD-Agent.
     """
     trace = _attributes(loop).get("trace")
     history = _attributes(trace).get("hist")

@@ -1,4 +1,4 @@
-"""Run a command; when whoever asked for it is gone, end it with all it started.
+"""Run a command; when the process that asked for it is gone, end it with all it started.
 
 Started by path as the first process of a session of its own, with a pipe as standard input that nobody writes
 to: it closes when the asker ends, by ``kill -9`` as well. Without that, an ``rdagent`` left behind would write

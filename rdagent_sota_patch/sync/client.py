@@ -47,9 +47,9 @@ def parse_url(text: str) -> tuple[str, str]:
     try:
         url = httpx.URL(text.strip())
     except (httpx.InvalidURL, ValueError) as error:
-        raise ApiError("bad-api-url", f"{text!r} is no URL: {error}.", hint) from error
+        raise ApiError("bad-api-url", f"{text!r} is not a URL: {error}.", hint) from error
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ApiError("bad-api-url", f"{text!r} is no http or https URL.", hint)
+        raise ApiError("bad-api-url", f"{text!r} is not an http or https URL.", hint)
     if url.port is not None and not 0 < url.port <= _LAST_PORT:
         raise ApiError("bad-api-url", f"{text!r} has a port that there is not.", hint)
     if url.query or url.fragment:
@@ -86,7 +86,7 @@ def check_task_id(task_id: str) -> str:
     ):
         raise ApiError(
             "bad-task-id",
-            f"{task_id[:_LONGEST_TASK]!r} is no run's id.",
+            f"{task_id[:_LONGEST_TASK]!r} is not a run's id.",
             "It is the name of the run's log folder, such as 2026-01-16_18-42-35-123456, or latest.",
         )
     return task_id

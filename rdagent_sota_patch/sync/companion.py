@@ -252,5 +252,5 @@ def _damaged(folder: Path, text: str) -> BundleError:
     return BundleError(
         "bundle-damaged",
         f"{folder}: {COMPANION_NAME} cannot be used: {text}.",
-        "Sync again; the folder is made anew where it is not what the server has.",
+        "Sync again; the folder is made again where it is not what the server has.",
     )

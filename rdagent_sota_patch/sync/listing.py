@@ -70,7 +70,7 @@ def _parse(content: bytes) -> Manifest:
     try:
         plain = pydantic_core.from_json(content)
     except ValueError as error:
-        raise _unusable(f"it is no JSON: {error}") from error
+        raise _unusable(f"it is not JSON: {error}") from error
     version = plain.get("schema_version") if isinstance(plain, dict) else None
     if version is not None and version != SCHEMA_VERSION:
         raise ApiError(

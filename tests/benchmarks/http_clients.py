@@ -112,7 +112,7 @@ class _Client:
 def ask_all(
     port: int, clients: int, next_path: Callable[[], str | None], look: Callable[[Answer], None]
 ) -> None:
-    """Keep ``clients`` connections asking, each anew once it is answered, until there is no next path."""
+    """Keep ``clients`` connections asking, each again once it is answered, until there is no next path."""
     with selectors.DefaultSelector() as selector:
         open_clients = [_Client(port) for _ in range(clients)]
         for client in open_clients:

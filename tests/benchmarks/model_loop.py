@@ -166,7 +166,7 @@ def _take(mode: str, folder: Path) -> tuple[float, float]:
 
     sota = in_force(pickle.loads((folder / PREPARED_NAME).read_bytes()))
     configs: list[str] = []
-    # RD-Agent's own path asks for no training: nothing compares what it leaves. Forging one is no part of the loop.
+    # RD-Agent's own path asks for no training: nothing compares what it leaves. Forging one is not a part of the loop.
     forging: list[float] = []
     replace_back_test(configs, partial(_train, forging) if mode == "sota" else None)
     experiment = make_experiment()

@@ -55,7 +55,7 @@ def measure(folder: Path, log: Path) -> list[Comparison]:
         located.append(run_child(LOCATING, ["ours", log], place))
     live_root = place / "live"
     _take_loops(log, live_root / "other", _OTHER_LOOPS)
-    # Written anew, so that it is the newest from the beginning.
+    # Written again, so that it is the newest from the beginning.
     _take_loops(log, live_root / "run", 1, take=shutil.copyfile)
     live = run_child(MODULE, ["live", live_root, log], place)
     return [

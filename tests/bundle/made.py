@@ -212,7 +212,7 @@ def make_samples(features: pd.DataFrame, step_len: int | None) -> tuple[np.ndarr
 
 
 def replace_file(folder: Path, name: str, content: bytes) -> None:
-    """Exchange a file of a bundle and list it anew: a bundle that is whole, and not what it says."""
+    """Exchange a file of a bundle and list it again: a bundle that is whole, and not what it says."""
     writer = BundleWriter(folder)
     writer.add_bytes(name, content)
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
@@ -221,7 +221,7 @@ def replace_file(folder: Path, name: str, content: bytes) -> None:
 
 
 def edit_document(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a JSON document of a bundle; any but the manifest is listed anew."""
+    """Change a JSON document of a bundle; any but the manifest is listed again."""
     document = json.loads((folder / name).read_text())
     change(document)
     if name == MANIFEST_NAME:

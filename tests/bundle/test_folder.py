@@ -150,7 +150,7 @@ def test_force_never_removes_what_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_force_takes_an_empty_folder(tmp_path: Path) -> None:
-    """A folder made for the bundle beforehand is no obstacle."""
+    """A folder made for the bundle beforehand is not an obstacle."""
     target = tmp_path / "bundle"
     target.mkdir()
     with make_folder(target, force=True) as folder:
@@ -166,7 +166,7 @@ def test_a_missing_parent_is_said(tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_folder_is_somebodys(tmp_path: Path) -> None:
-    """It is no part of a bundle, and replacing the bundle would lose it."""
+    """It is not a part of a bundle, and replacing the bundle would lose it."""
     made = make_bundle(tmp_path / "bundle")
     (tmp_path / "elsewhere").mkdir()
     (made.folder / "link").symlink_to(tmp_path / "elsewhere")

@@ -220,7 +220,7 @@ def test_a_model_experiments_weights_are_refused(run: MadeRun, tmp_path: Path) -
 
 
 def test_names_that_are_no_file_names(run: MadeRun, tmp_path: Path) -> None:
-    """Separators, 255 letters, one name in two cases, one that is no identifier: a file and a function each."""
+    """Separators, 255 letters, one name in two cases, one that is not an identifier: a file and a function each."""
     names = ["../up", "x" * 255, "Alpha", "alpha", 'a"""b\n', "因子", "a-b", "a.b"]
     run = with_factors(run, *((name, f"value = {number}\n") for number, name in enumerate(names)))
     folder = export(run, tmp_path / "notes", factors_only=True).folder
@@ -292,7 +292,7 @@ def test_a_file_that_has_a_name_of_the_layout_is_told(tmp_path: Path) -> None:
 
 
 def test_a_filter_that_was_configured_stays(tmp_path: Path) -> None:
-    """A second one would contradict it; what is no configuration at all does no harm."""
+    """A second one would contradict it; what is not a configuration at all does no harm."""
     made = make_bundle(tmp_path / "bundle", replay=False)
     own = {"class": "FilterCol", "kwargs": {"fields_group": "feature", "col_list": ["KLEN"]}}
 

@@ -126,7 +126,7 @@ def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     (folder / BOOSTER_NAME).rename(moved)
     (folder / BOOSTER_NAME).symlink_to(moved)
-    assert problems_of(folder, "bundle-altered") == [f"{folder}: {BOOSTER_NAME!r} is no plain file."]
+    assert problems_of(folder, "bundle-altered") == [f"{folder}: {BOOSTER_NAME!r} is not a plain file."]
     moved.replace(folder / BOOSTER_NAME)
     (folder / "factors").rename(tmp_path / "factors")
     (folder / "factors").symlink_to(tmp_path / "factors")

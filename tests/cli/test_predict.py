@@ -87,7 +87,7 @@ def test_a_problem_leaves_with_1(
 
 
 def test_market_data_is_rdagents_own_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder that its factor code reads, where the settings or RD-Agent's default put it; none is no guess."""
+    """The folder that its factor code reads, where the settings or RD-Agent's default put it; no place is guessed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FACTOR_CoSTEER_DATA_FOLDER", raising=False)
     assert find_market_data() is None
@@ -108,7 +108,7 @@ def test_what_is_no_day_is_bad_usage(tmp_path: Path, made: MadeMarket, day: str)
 
 
 def test_a_range_is_one_file_or_one_for_each_day(tmp_path: Path, made: MadeMarket) -> None:
-    """Each trading day's list is what that day alone gives; a weekend in the range is no day of it."""
+    """Each trading day's list is what that day alone gives; a weekend in the range is not a day of it."""
     bundle = make_bundle(tmp_path / "bundle").folder
     one, many = tmp_path / "scores.csv", tmp_path / "scores"
     span = ("2020-11-12..2020-11-15", "2020-11-12..latest", "20201112:20201113")

@@ -68,7 +68,7 @@ def test_what_came_is_said(server: ContractServer, tmp_path: Path) -> None:
     assert re.search(r"Transferred: \d+ files", said)
     assert "--with-replay brings it" in said
     assert "Nothing was new" in sync(server, target)
-    assert "written anew" not in sync(server, target)
+    assert "written again" not in sync(server, target)
 
 
 def test_what_came_as_json(server: ContractServer, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_a_server_says_does_not_steer_the_terminal(server: ContractServer, 
 def test_a_sync_without_evidence_verifies_and_says_what_it_did_not(
     server: ContractServer, tmp_path: Path
 ) -> None:
-    """Hashes, documents and weights; the scores are not replayed, and that is no problem."""
+    """Hashes, documents and weights; the scores are not replayed, and that is not a problem."""
     target = tmp_path / "live"
     sync(server, target)
     done = CliRunner().invoke(app, ["verify", str(target)])

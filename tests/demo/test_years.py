@@ -53,6 +53,6 @@ def test_dates_in_the_template_are_covered(install: Callable[[str], None]) -> No
 
 
 def test_without_rdagent_the_demonstration_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sandbox then says what is missing; the market is no place for that."""
+    """The sandbox then says what is missing; the market is not a place for that."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert host_segments() == Segments()

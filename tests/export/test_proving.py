@@ -96,7 +96,7 @@ def test_proven_on_the_back_tests_predictions(
     assert [each.taken for each in order.tried].count(True) == 1
     limit = 1e-6 if name == "network" else 0.0
     assert exported.replayed.max_difference <= limit
-    # What a wrong order would have given is written down, and is no rounding.
+    # What a wrong order would have given is written down, and is not a rounding.
     others = [
         each.max_difference for each in order.tried if not each.taken and each.max_difference is not None
     ]

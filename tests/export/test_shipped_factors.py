@@ -41,7 +41,7 @@ def test_every_factor_of_every_accepted_experiment(run: MadeRun) -> None:
 
 
 def test_a_factor_that_the_table_dropped(run: MadeRun) -> None:
-    """RD-Agent drops what correlates with an earlier factor: its code is shipped, and it is no input."""
+    """RD-Agent drops what correlates with an earlier factor: its code is shipped, and it is not an input."""
     factors = {
         factor.name: factor for factor in list_factors(choose_experiment(run.session), ("ZMom", "Extra"))
     }

@@ -34,7 +34,7 @@ def session(log: Path, workspace: Path, sota_source: dict[str, Any] | None) -> S
 
 
 def test_origins_reach_back(tmp_path: Path) -> None:
-    """The factors that the run began with are known as its own are; what is no factor is left out."""
+    """The factors that the run began with are known as its own are; what is not a factor is left out."""
     (tmp_path / TABLE_NAME).touch()
     recorded = [
         {"name": "Old", "description": "about Old", "formulation": "o", "code": "print(1)\n", "loop": 0},

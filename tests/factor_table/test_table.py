@@ -274,7 +274,7 @@ def test_damaged_data(tmp_path: Path) -> None:
 
 
 def test_damaged_pandas_metadata(tmp_path: Path) -> None:
-    """Metadata that is no JSON, or not of pandas' form, is unreadable."""
+    """Metadata that is not JSON, or not of pandas' form, is unreadable."""
     path = write(make_frame(), tmp_path / "a.parquet")
     table = pq.read_table(path)
     for damaged in (b"{", b'{"index_columns": 3}', json.dumps({"columns": [{"name": ["x"]}]}).encode()):

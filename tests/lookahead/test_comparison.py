@@ -54,7 +54,7 @@ def test_a_value_that_came_or_went_has_no_size(full: float, cut: float) -> None:
 
 
 def test_a_missing_row_is_a_missing_value() -> None:
-    """A factor may drop what it has no value for; a stock that was not listed yet is no row either."""
+    """A factor may drop what it has no value for; a stock that was not listed yet is not a row either."""
     full = panel([[1.0, np.nan], [2.0, np.nan]], days=2)
     assert compare(full, panel([1.0, 2.0], days=2, stocks=("SH1",)), DAYS[1]).same
     assert compare(full, panel([[1.0, np.nan]], days=1), DAYS[0]).same
@@ -76,7 +76,7 @@ def test_rounding_is_seen_as_small() -> None:
 
 
 def test_a_panel_is_made_of_rows_in_any_order() -> None:
-    """Days and stocks come out sorted; a stock twice on a day is no factor."""
+    """Days and stocks come out sorted; a stock twice on a day is not a factor."""
     index = pd.MultiIndex.from_arrays(
         [pd.DatetimeIndex(DAYS[[1, 0, 1]]), ["SH2", "SH1", "SH1"]], names=["datetime", "instrument"]
     )

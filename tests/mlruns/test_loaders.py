@@ -164,7 +164,7 @@ def test_a_loader_of_another_class_says_what_it_loads() -> None:
 
 
 def test_a_join_that_is_not_told() -> None:
-    """All four may be; a word of the loader's own that is no join tells nothing."""
+    """All four may be; a word of the loader's own that is not a join tells nothing."""
     for loaded in (own({"x": FIELDS}), own({"x": FIELDS, "join": "nearest"})):
         assert {arrangement.join for arrangement in loaded.arrangements} == {
             "left",

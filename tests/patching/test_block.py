@@ -77,7 +77,7 @@ def test_an_edit_around_the_block_is_kept(name: str) -> None:
 
 
 def test_line_ends_that_git_changed_later() -> None:
-    """Checked out anew with CRLF, block and all, it is found and leaves nothing."""
+    """Checked out again with CRLF, block and all, it is found and leaves nothing."""
     patched = find_block(TEXT).patched.replace(b"\n", b"\r\n")
     assert find_block(patched).plain == TEXT.replace(b"\n", b"\r\n")
 

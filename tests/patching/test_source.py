@@ -122,9 +122,9 @@ def test_an_older_patch_is_recognized(tmp_path: Path) -> None:
     [
         ("damaged", "patch-block-damaged", "line 7: the patch's block is not as this package puts it in"),
         ("missing", "patch-file-unusable", "is missing"),
-        ("link", "patch-file-unusable", "is a link, lies behind one, or is no file"),
-        ("linked folder", "patch-file-unusable", "is a link, lies behind one, or is no file"),
-        ("folder", "patch-file-unusable", "is a link, lies behind one, or is no file"),
+        ("link", "patch-file-unusable", "is a link, lies behind one, or is not a file"),
+        ("linked folder", "patch-file-unusable", "is a link, lies behind one, or is not a file"),
+        ("folder", "patch-file-unusable", "is a link, lies behind one, or is not a file"),
     ],
 )
 def test_what_cannot_be_patched_is_left_alone(

@@ -149,7 +149,7 @@ def test_a_back_test_without_the_factors_stops_the_run(
     backtest: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A model that has fewer factors than the table is no judge of them."""
+    """A model that has fewer factors than the table is not a judge of them."""
     from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
 
     execute = QlibFBWorkspace.execute

@@ -113,7 +113,7 @@ def test_several_blocks_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_block_that_does_not_parse_is_found(tmp_path: Path) -> None:
-    """Pasted with its closing line, which is no comment, the file is no Python any more, and that is a problem."""
+    """Pasted with its closing line, which is not a comment, the file is not Python any more, and that is a problem."""
     write(tmp_path, MODEL, f"{LOG}{ADDS}===== end =====\n")
     (edit,) = find_hand_edits(tmp_path)
     assert edit.effect is Effect.BREAKS

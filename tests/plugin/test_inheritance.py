@@ -1,4 +1,4 @@
-"""A history made anew from what was read of a log: RD-Agent's own code works on it."""
+"""A history made again from what was read of a log: RD-Agent's own code works on it."""
 
 from __future__ import annotations
 

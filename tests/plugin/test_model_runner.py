@@ -352,7 +352,7 @@ def test_a_back_test_that_left_nothing_to_read(
     afterwards: Factory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Exactly them, or stop: what should be readable and is not, is no proof; and no accusation either."""
+    """Exactly them, or stop: what should be readable and is not, is not a proof; and no accusation either."""
     afterwards(lambda workspace: shutil.rmtree(workspace / "mlruns"))
     with pytest.raises(HostError, match="features-unproven"):
         develop(make_experiment(), make_sota())

@@ -70,7 +70,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[BundleRequest]:
 def test_a_bundle_is_made_once_and_kept(
     project: Project, tmp_path: Path, exports: list[BundleRequest]
 ) -> None:
-    """For all who ask, for a server that is started anew, and until what it is made of changes."""
+    """For all who ask, for a server that is started again, and until what it is made of changes."""
     run = view(project, tmp_path)
 
     async def ask(served: Bundles, run: RunView) -> list[ServedBundle]:

@@ -64,7 +64,7 @@ def test_the_anchor_promises_no_description_that_an_export_refuses(project: Proj
 
 
 def test_alpha_features_are_those_of_the_model(project: Project) -> None:
-    """With their expressions; one whose name a mined factor bears is no Alpha feature of the model."""
+    """With their expressions; one whose name a mined factor bears is not an Alpha feature of the model."""
     write_recorder(project.workspace, alpha={"Extra": ALPHA["KLEN"]}, table=("ZMom", "GapA"))
     preview = ask(project, lambda service: service.preview_alignment("mined"))
     assert preview.ok and preview.is_aligned

@@ -116,7 +116,7 @@ def test_rows_are_kept_while_logs_are_as_they_were(
 
 
 def test_where_a_models_factors_come_from(tmp_path: Path, made: Outlines) -> None:
-    """The run and how many, from what the plugin recorded; junk in its place is no source."""
+    """The run and how many, from what the plugin recorded; junk in its place is not a source."""
     factors = [{"name": "A", "loop": 0}, {"name": "B", "loop": 10**3}]
     records: dict[str, object] = {
         "model": {"source": SOURCE, "factors": factors},

@@ -40,7 +40,7 @@ def test_what_another_server_is_making_stays(tmp_path: Path) -> None:
 
 
 def test_the_quicker_servers_bundle_stays(tmp_path: Path) -> None:
-    """What the other one made goes, and that is no error."""
+    """What the other one made goes, and that is not an error."""
     there = put_file(tmp_path / "key" / "manifest.json")
     with make_aside(tmp_path) as work:
         (work / "bundle").mkdir()

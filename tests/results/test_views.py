@@ -1,4 +1,4 @@
-"""Runs as they are served: read once for all who ask, and anew when, and only when, their log has changed."""
+"""Runs as they are served: read once for all who ask, and again when, and only when, their log has changed."""
 
 from __future__ import annotations
 

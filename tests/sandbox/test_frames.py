@@ -51,7 +51,7 @@ def test_an_array_that_is_said_to_be_longer_makes_no_room(tmp_path: Path) -> Non
 
 
 def test_a_survey_is_held_to_what_was_asked(tmp_path: Path) -> None:
-    """Another file than those asked for, or one too few, is no answer."""
+    """Another file than those asked for, or one too few, is not an answer."""
     first = {"name": "a.h5", "rows": 2, "dated": True, "presence": True, "instruments": ["x"]}
     header = {"files": [first, {"name": "b.csv", "rows": 1}]}
     path = write(tmp_path / "t", header, DAYS, np.packbits([False, True]), np.packbits([True, False]))

@@ -68,11 +68,11 @@ def test_missing_and_unreal_outputs_are_told_apart(jail: Jail) -> None:
     )
     attempt = jail.attempt(program, outputs=["a", "b", "c", "d", "e"])
     assert attempt.unfit == {
-        "a": "it is no plain file",
-        "b": "it is no plain file",
+        "a": "it is not a plain file",
+        "b": "it is not a plain file",
         "c": "it is missing",
-        "d": "it is no plain file",
-        "e": "it is no plain file",
+        "d": "it is not a plain file",
+        "e": "it is not a plain file",
     }
     with pytest.raises(BundleError, match="c: it is missing") as caught:
         jail.run(program, outputs=["c"])

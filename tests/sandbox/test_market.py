@@ -81,7 +81,7 @@ PANEL = pd.MultiIndex.from_product(
 
 @pytest.fixture
 def folder(tmp_path: Path, daily_pv: Path) -> Path:
-    """A data folder with a second market file, a table without dates, and what is no table."""
+    """A data folder with a second market file, a table without dates, and what is not a table."""
     shutil.copy(daily_pv, tmp_path / "daily_pv.h5")
     pd.DataFrame({"mf_net": np.arange(100.0)}, PANEL).to_parquet(tmp_path / "static_factors.parquet")
     pd.DataFrame({"field": ["mf_net"]}).to_csv(tmp_path / "schema.csv", index=False)
@@ -223,7 +223,7 @@ def test_what_is_no_file_is_told_as_what_it_is(jail: Jail, folder: Path) -> None
 
 
 def test_a_table_without_rows_is_told(jail: Jail, folder: Path) -> None:
-    """In whatever form; it is no fault of the market."""
+    """In whatever form; it is not a fault of the market."""
     empty = pd.DataFrame({"mf_net": np.arange(100.0)}, PANEL).iloc[:0]
     empty.to_parquet(folder / "empty.parquet")
     empty.reset_index().to_csv(folder / "empty.csv", index=False)

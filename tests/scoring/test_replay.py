@@ -83,7 +83,7 @@ def test_a_bundle_replays_its_back_test(tmp_path: Path, kind: Kind) -> None:
 
 
 def rewrite(folder: Path, name: str, change: Change) -> None:
-    """A parquet file of the bundle, changed and listed anew."""
+    """A parquet file of the bundle, changed and listed again."""
     buffer = BytesIO()
     change(pd.read_parquet(folder / name)).to_parquet(buffer)
     replace_file(folder, name, buffer.getvalue())

@@ -92,7 +92,7 @@ class Served:
                         break
                     received += chunk
             except (ConnectionResetError, BrokenPipeError):
-                # It may close before it has read all of what is no request.
+                # It may close before it has read all of what is not a request.
                 pass
         return received
 

@@ -205,7 +205,7 @@ def test_token_files_that_are_not_there(tmp_path: Path) -> None:
     "content", [TOKEN.encode(), TOKEN.encode() + b"\n", b"  " + TOKEN.encode() + b"\r\n"]
 )
 def test_token_files(tmp_path: Path, content: bytes) -> None:
-    """A line's end is no part of it."""
+    """A line's end is not a part of it."""
     assert read_token(write_token(tmp_path / "token", content)) == TOKEN.encode()
 
 

@@ -269,7 +269,7 @@ def test_files_by_their_own_paths(served: Served, project: Project) -> None:
 def test_a_relative_path_is_looked_up_and_never_opened(
     served: Served, project: Project, relpath: str
 ) -> None:
-    """What is no listed asset is not found, whatever lies at that path."""
+    """What is not a listed asset is not found, whatever lies at that path."""
     relpath = relpath.format(place=project.workspace.name, root=project.folder)
     answer = served.get(f"/tasks/accepted/assets?relpath={quote(relpath, safe='')}")
     assert (answer.status, answer.document["slug"]) == (404, "asset-not-found")

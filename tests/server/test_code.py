@@ -21,7 +21,7 @@ def plain(html: str) -> str:
     "code", [CODE, "", "\n\n  x = 1\n\n", "x = 1", "a\tb", "if x <\n", 'def f(:\n  """open', "é = '中'\n"]
 )
 def test_all_of_the_code_is_there(code: str) -> None:
-    """Blank lines at the ends, tabs, and code that is no Python stand as they are."""
+    """Blank lines at the ends, tabs, and code that is not Python stand as they are."""
     assert plain(highlight_code(code)) == code
 
 

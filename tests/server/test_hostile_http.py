@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("bundles_made", "nothing_left_open")
     ],
 )  # fmt: skip
 def test_ranges_that_are_none(served: Served, value: str) -> None:
-    """What is no single range of bytes is answered with all of it, as RFC 9110 has it."""
+    """What is not a single range of bytes is answered with all of it, as RFC 9110 has it."""
     lines = b"Range: " + value.encode("latin-1")
     answer = served.send(request(b"/tasks/accepted/asset_bytes?key=model.pkl", lines))
     judge(answer)
@@ -67,7 +67,7 @@ def test_ranges_beyond_all_numbers(served: Served, value: str, status: int) -> N
      'W/"{tag}"', "'{tag}'"],
 )  # fmt: skip
 def test_tags_that_are_none(served: Served, value: str) -> None:
-    """Only the very tag of the asset matches; what is no tag matches none."""
+    """Only the very tag of the asset matches; what is not a tag matches none."""
     tag = served.asset("accepted", "model.pkl").headers["etag"].strip('"')
     filled = value.replace("{tag}", tag)
     for name, expected in (("If-Match", {412}), ("If-None-Match", {200}), ("If-Range", {200})):

@@ -228,7 +228,7 @@ def make_recorder(workspace: Path, weights: bytes = b"the weights of the run") -
 
 @pytest.mark.parametrize("linked", ["params.pkl", "artifacts", "run", "experiment", "mlruns"])
 def test_weights_outside_of_the_workspace(lying: Served, folder: Path, tmp_path: Path, linked: str) -> None:
-    """What a link in a workspace leads to outside of it is no weights of the run."""
+    """What a link in a workspace leads to outside of it is not weights of the run."""
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     make_recorder(outside, CANARY.encode())
     file = make_recorder(inside)

@@ -57,7 +57,7 @@ def test_sizes() -> None:
 
 
 def test_times() -> None:
-    """Minutes in UTC; what is no time stays."""
+    """Minutes in UTC; what is not a time stays."""
     assert format_time("2026-03-04T05:06:07.890+02:00") == "2026-03-04 03:06 UTC"
     assert format_time("2026-03-04T05:06:07Z") == "2026-03-04 05:06 UTC"
     assert format_time("yesterday") == "yesterday"

@@ -130,7 +130,7 @@ def test_requests_of_all_kinds(served: Served) -> None:
             "generation": {"mode": "all", "max-examples": 40, "deterministic": True},
             "checks": {
                 "positive_data_acceptance": {
-                    # A condition that does not hold is no flaw of the request.
+                    # A condition that does not hold is not a flaw of the request.
                     "expected-statuses": ["2xx", "304", "404", "409", "412", "416"]
                 }
             },

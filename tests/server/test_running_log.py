@@ -141,7 +141,7 @@ def test_a_log_that_is_being_written(server: Served, root: Path) -> None:
 
 
 def test_a_snapshot_that_is_written_over(server: Served, root: Path) -> None:
-    """A run that goes on from a checkpoint writes its files anew, in place: it is read anew, and in time."""
+    """A run that goes on from a checkpoint writes its files again, in place: it is read again, and in time."""
     chance = random.Random(7)
     file = root / "growing" / "__session__" / "0" / STEPS[-1]
     tags = set()

@@ -75,7 +75,7 @@ def served(
 
 
 def test_all_of_it(served: tuple[int, Asset]) -> None:
-    """The answer names the bytes, says how to go on with them, and is no page."""
+    """The answer names the bytes, says how to go on with them, and is not a page."""
     port, asset = served
     status, fields, body = ask(port)
     assert (status, body) == (200, CONTENT)
@@ -324,7 +324,7 @@ def test_if_range(condition: str, status: int) -> None:
 
 
 def test_if_range_forgives_a_range_outside() -> None:
-    """To whom has other bytes, a range beyond these is no error."""
+    """To whom has other bytes, a range beyond these is not an error."""
     headers = Headers({"if-range": '"other"', "range": "bytes=5000-"})
     assert respond(IN_MEMORY, headers, "GET").status_code == 200
 

@@ -144,7 +144,7 @@ def test_port_in_use() -> None:
 
 @pytest.mark.parametrize("port", [-1, 65536, 1 << 40])
 def test_no_port(port: int) -> None:
-    """A number that is no port is refused in the same way."""
+    """A number that is not a port is refused in the same way."""
     with pytest.raises(ApiError) as caught:
         listen("127.0.0.1", port)
     assert caught.value.slug == "cannot-listen"
@@ -356,7 +356,7 @@ def test_too_many_connections(quick: int) -> None:
     ],
 )
 def test_what_is_no_request(quick: int, sent: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be read is answered with a problem document, and is no trouble to the server."""
+    """What cannot be read is answered with a problem document, and does not trouble the server."""
     problem = _problem_of(talk(quick, sent))
     assert (problem.status, problem.slug) == (status, "bad-request")
     assert len(problem.detail) < 100

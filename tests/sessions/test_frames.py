@@ -161,7 +161,7 @@ def test_a_column_without_a_block_is_refused(rows: pd.MultiIndex) -> None:
 
 
 def test_only_the_exact_classes_have_rules() -> None:
-    """A class of the same name from elsewhere, or pandas' own reader of files, is no frame."""
+    """A class of the same name from elsewhere, or pandas' own reader of files, is not a frame."""
     for module, name in [("evil.core.frame", "DataFrame"), ("pandas", "read_pickle"), ("os", "system")]:
         with pytest.raises(Unthawable):
             thaw_frame(read_inert(forge(Made(module, name, ("touch here",)))))

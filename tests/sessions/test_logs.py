@@ -55,7 +55,7 @@ def test_an_unreadable_newer_run_is_said(tmp_path: Path) -> None:
 
 
 def test_several_roots(tmp_path: Path) -> None:
-    """All roots are searched, a missing one is no problem, and one met twice counts once."""
+    """All roots are searched, a missing one is not a problem, and one met twice counts once."""
     wanted = run(tmp_path / "b", "run", history(1), 200)
     run(tmp_path / "a", "run", history(1), 100)
     roots = [tmp_path / "a", tmp_path / "missing", tmp_path / "b", tmp_path / "a" / ".." / "b"]

@@ -102,7 +102,7 @@ def test_the_second_best_is_used_and_said(log: Path) -> None:
 
 
 def test_foreign_snapshots_are_skipped(log: Path) -> None:
-    """A readable pickle that is no session is passed over, too."""
+    """A readable pickle that is not a session is passed over, too."""
     put(log, 2, "1_record", forge({"not": "a loop"}))
     session = read_session(log)
     assert len(session.experiments) == 2

@@ -76,7 +76,7 @@ def test_metrics_of_a_slice() -> None:
 
 
 def test_metrics_of_a_dict() -> None:
-    """A plain dict with numpy numbers works, and None is no metrics."""
+    """A plain dict with numpy numbers works, and None is not metrics."""
     assert thaw_metrics(inert({"IC": np.float64(0.5), "n": 3})) == {"IC": 0.5, "n": 3.0}
     assert thaw_metrics(None) == {}
 
@@ -181,7 +181,7 @@ def test_a_colon_alone_makes_a_drive(text: str) -> None:
 
 
 def test_numpy_text_that_is_no_text() -> None:
-    """A numpy string of bytes that are no UTF-32 is no value, and no foreign exception."""
+    """A numpy string of bytes that are no UTF-32 is not a value, and no foreign exception."""
     pickled = pickle.dumps(np.str_("ab"), protocol=5)
     raw = "ab".encode("utf-32-le")
     assert thaw_plain(read_inert(pickled)) == "ab"

@@ -195,7 +195,7 @@ def _endless() -> Made:
     ],
 )
 def test_foreign_things_are_errors(loop: object) -> None:
-    """What is no session, or one with something needed in another form, is a SnapshotError."""
+    """What is not a session, or one with something needed in another form, is a SnapshotError."""
     with pytest.raises(SnapshotError) as caught:
         read(loop)
     assert caught.value.slug == "snapshot-foreign"
@@ -217,7 +217,7 @@ def test_recorded_and_embedded_weights() -> None:
 
 @pytest.mark.parametrize("kept", ["text", Made("builtins", "bytearray"), None])
 def test_weights_are_bytes_or_nothing(kept: object) -> None:
-    """Whatever else bears the weights' name is no weights; and a record that is no mapping is reported."""
+    """Whatever else bears the weights' name is not weights; and a record that is not a mapping is reported."""
     experiment = factor_experiment("A", model_artifacts=["no mapping"])
     experiment.state["sub_workspace_list"].append(
         Made("rdagent.core.experiment", "FBWorkspace", state={"file_dict": {"model.pkl": kept}})
@@ -276,7 +276,7 @@ def test_an_inherited_experiment() -> None:
     ],
 )
 def test_when_the_last_step_ended(traces: object, expected: datetime | None) -> None:
-    """By the log itself: the latest of the loops' last steps, in UTC; what is no time with an offset is left out."""
+    """By the log itself: the latest of the loops' last steps, in UTC; what is not a time with an offset is left out."""
     loop = saved_loop((factor_experiment("A"), feedback(True)))
     loop.state["loop_trace"] = traces
     assert last_moment(read_inert(forge(loop))) == expected

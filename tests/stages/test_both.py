@@ -144,7 +144,7 @@ def test_all_loops_done_needs_no_rdagent(standin: Standin) -> None:
 
 
 def test_more_models_later(standin: Standin) -> None:
-    """A finished run asked for more goes on from its last loop; a skipped one is no result."""
+    """A finished run asked for more goes on from its last loop; a skipped one is not a result."""
     folder = begin()
     log = run_both(folder).model.session.log
     standin.order("fin_model", (2, 2), "skip")

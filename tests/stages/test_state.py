@@ -65,7 +65,7 @@ def test_state_of_another_form_is_refused(project: Path, values: dict[str, objec
 
 
 def test_damaged_state_is_refused(project: Path) -> None:
-    """Half a file is no state."""
+    """Half a file is not a state."""
     folder = begin()
     (folder / STATE_NAME).write_bytes((folder / STATE_NAME).read_bytes()[:40])
     assert slug_of(folder) == "not-a-run"
@@ -153,7 +153,7 @@ def test_run_of_another_folder_is_refused(project: Path, monkeypatch: pytest.Mon
 
 
 def test_missing_log_is_refused(project: Path) -> None:
-    """A finished stage's log that is not here, as of another machine's run, is no reason to mine again."""
+    """A finished stage's log that is not here, as of another machine's run, is not a reason to mine again."""
     folder = begin()
     state = read_state(folder).with_stage(
         StageName.FACTOR, StageState(log=Path("/of/another/host"), done=True)

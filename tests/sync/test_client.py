@@ -1,4 +1,4 @@
-"""The client against a real server: typed answers, problems as ours, and everything that is no answer of the API."""
+"""The client against a real server: typed answers, its problems as ours, and every answer that is not the API's."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_an_address_that_is_none(url: str) -> None:
     "url", ["http://user:hush@127.0.0.1", "https://hush@127.0.0.1", "http://a:hush@[::1", "hush@here"]
 )
 def test_a_password_in_an_address_is_refused_and_not_shown(url: str) -> None:
-    """Also where the address is no URL otherwise."""
+    """Also where the address is not a URL otherwise."""
     with pytest.raises(ApiError) as caught:
         ApiClient(url)
     assert caught.value.slug == "bad-api-url"

@@ -609,7 +609,7 @@ def test_an_anchor_that_is_of_other_weights_is_not_believed(server: ContractServ
 
 
 def test_a_server_that_is_being_started_is_waited_for(server: ContractServer, target: Path) -> None:
-    """What a proxy answers for it meanwhile is no answer."""
+    """What a proxy answers for it meanwhile is not an answer."""
     server.faults.problems[WEIGHTS_NAME] = [(502, "bad-gateway"), (503, "unavailable")]
     sync(server, target)
     assert (target / WEIGHTS_NAME).read_bytes() == WEIGHTS
@@ -771,7 +771,7 @@ def test_a_full_disk_is_told_before_anything_comes(
 
 
 def test_two_factors_of_the_same_code_are_two_files(server: ContractServer, target: Path) -> None:
-    """Transferred once; a change of one is no change of the other."""
+    """Transferred once; a change of one is not a change of the other."""
     code = (server.folder / "factors/factor_1_ZMom.py").read_bytes()
     replace_file(server.folder, "factors/factor_2_GapA.py", code)
     sync(server, target)
