@@ -1,4 +1,4 @@
-"""Whether a bundle's documents tell the same story: same features, same files, as many numbers as columns."""
+"""A bundle's documents, parsed, its files checked, and whether the documents tell the same story."""
 
 from __future__ import annotations
 
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from rdagent_sota_patch.bundle.documents import (
-        FactorOrder,
-        Manifest,
-        ModelMeta,
-        ShippedFactor,
-        ShippedFactors,
-    )
+    from rdagent_sota_patch.bundle.documents import ShippedFactor
 
 
 def find_contradictions(

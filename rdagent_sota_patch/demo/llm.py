@@ -1,4 +1,4 @@
-"""Which scripted answer belongs to which of RD-Agent's prompts.
+"""An OpenAI-compatible server that answers each of RD-Agent's prompts from the script.
 
 A prompt is recognised by a sentence of RD-Agent's own templates (``prompts.yaml`` in
 ``rdagent/components/proposal``, ``components/coder/*`` and ``scenarios/qlib``). Where a run stands in the
@@ -30,7 +30,6 @@ from rdagent_sota_patch.demo.script import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
 _MODEL_NAME = re.compile(r"Scripted(MLP|GRU)(\d+)")

@@ -1,4 +1,4 @@
-"""Stand-ins for the programs that RD-Agent finds on a user's machine: ``conda``, and Qlib's ``qrun``.
+"""A private HOME, project and data to run rdagent in, with stand-ins for conda and qrun, one command at a time.
 
 RD-Agent runs back-tests in a conda environment called ``rdagent4qlib`` (``rdagent/utils/env.py``:
 ``QlibCondaConf``, ``QlibCondaEnv``, ``CondaConf``). It asks ``conda env list`` for the name and
@@ -49,12 +49,10 @@ from rdagent_sota_patch.stages.progress import Skip, Step, parse_line, remove_co
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from rdagent_sota_patch.demo.llm import Screenplay
     from rdagent_sota_patch.sessions.records import Session
-    from rdagent_sota_patch.stages.progress import Step
 
 QLIB_ENVIRONMENT = "rdagent4qlib"
 

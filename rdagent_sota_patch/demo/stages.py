@@ -1,4 +1,4 @@
-"""The whole job in a sandbox: mine factors, then build the same model on three sets of features."""
+"""The factor stage, then three model stages; their progress, and the table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ from rdagent_sota_patch.stages.both import scripts_folder
 from rdagent_sota_patch.stages.progress import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from rich.console import RenderableType
     from rich.progress import TaskID
 
     from rdagent_sota_patch.demo.synthetic_market import MarketSpec
     from rdagent_sota_patch.sessions.records import Session
-    from rdagent_sota_patch.stages.progress import Step
 
 FACTOR_LOOPS = 3
 FACTOR_STAGE = "factor stage"

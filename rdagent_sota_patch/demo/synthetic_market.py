@@ -1,4 +1,4 @@
-"""A synthetic stock market, written as Qlib's binary data and as RD-Agent's ``daily_pv.h5``.
+"""Prices with a planted effect, as Qlib and RD-Agent read them, in the years that the installed RD-Agent back-tests.
 
 Stocks move at random, except for what is planted here. The return from the close of day ``t+1`` to the
 close of day ``t+2``, which is the label of RD-Agent's templates, rises with

@@ -1,4 +1,4 @@
-"""The code of a torch model's class: what Qlib imported from the workspace, held to what the session says it was."""
+"""A trained model as the bundle's documents: order, description, model code, and extract_report.json."""
 
 from __future__ import annotations
 

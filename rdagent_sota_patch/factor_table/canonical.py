@@ -1,4 +1,4 @@
-"""Copying a factor table's file as it is, at the speed of the disk."""
+"""A table's file copied, and written as RD-Agent writes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from typing import BinaryIO
 
     from numpy.typing import NDArray
 

@@ -1,4 +1,4 @@
-"""On which days a factor table has rows, and how many of each factor's values are missing there."""
+"""One hash per content, however it is stored, and on which days there are rows and values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A factor's values as a matrix of days by stocks, so that two runs can be held against each other."""
+"""A factor's values as a matrix of days by stocks, and two runs' matrices compared day by day."""
 
 from __future__ import annotations
 

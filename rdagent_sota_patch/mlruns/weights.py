@@ -1,4 +1,4 @@
-"""A pickled Qlib model: which kind it is, and its weights in a form that can be read without unpickling."""
+"""Which kind a pickled model is, its weights, and the processors with their fitted numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The marked block that attaches the plugin to a module of RD-Agent: put into a file's bytes, and taken out again.
+"""Both files of a source, with the marked block put into them or taken out.
 
 It is the same few bytes in every file, put in front of the file's last line end. So the file around it may be any:
 edited, of either line end or of both, with or without a line end at its end. Taking out those bytes gives back all

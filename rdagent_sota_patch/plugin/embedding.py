@@ -1,4 +1,4 @@
-"""Record with an experiment which weights were back-tested, as soon as they are made.
+"""Which weights an experiment was back-tested with, recorded; the last accepted ones kept in the session.
 
 The record (`model_artifacts`) is plain data, so that a session loads in an RD-Agent without this package. It is made
 when a loop's snapshot is written: in the run's own process, after the runner is done, and after RD-Agent's run cache
@@ -22,7 +22,6 @@ from rdagent_sota_patch.sessions.trace import EMBEDDED_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 RECORD = "model_artifacts"
 """The attribute of an experiment."""

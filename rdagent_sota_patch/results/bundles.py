@@ -1,4 +1,4 @@
-"""A bundle as one zip file: the same bytes for the same bundle."""
+"""Bundles, as folders and zip files, and figures: made when first asked for, and kept by what they are made of."""
 
 from __future__ import annotations
 
@@ -38,9 +38,6 @@ from rdagent_sota_patch.results.factor_metrics import FactorMetrics
 from rdagent_sota_patch.results.tasks import stamp_files
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rdagent_sota_patch.bundle.documents import Manifest
     from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest, Stage
     from rdagent_sota_patch.results.views import RunView
 

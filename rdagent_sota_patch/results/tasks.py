@@ -1,4 +1,4 @@
-"""Notice that a log has changed without reading it: names, sizes and times of its snapshots."""
+"""Which runs there are, looked up by id and never used as a path, and whether a log has changed, without reading it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A run's private folder: furnished before it, its results taken out after it, removed whatever is in it."""
+"""A program in a private folder that it cannot leave: furnished, run, its results taken, removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program prints, kept within bounds."""
+"""Time, sums and prints of one confined run, and its ending."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LightGBM's text format, checked before LightGBM reads it.
+"""A LightGBM model: from its text, checked before LightGBM reads it, or that text from a pickled booster.
 
 LightGBM trusts the numbers in a model's text: a child that does not exist, or a tree said to be longer than the text,
 makes it read memory that is not its own, and a number that is none ends the process. So whatever it would follow as an

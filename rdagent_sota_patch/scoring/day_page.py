@@ -1,4 +1,4 @@
-"""The drawings of a prediction's page, as SVG: plain numbers in, text out; colours are the page's."""
+"""The page of a day's scores, with its drawings."""
 
 from __future__ import annotations
 

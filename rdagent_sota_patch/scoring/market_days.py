@@ -1,4 +1,4 @@
-"""Trading days and stocks of market data, and whether a day can be predicted with it.
+"""The user's data folder while a day is predicted: its trading days and stocks, and what is against a day.
 
 Qlib's calendar and markets are text files and are read as such: no Qlib is needed to find a day missing.
 """
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from rdagent_sota_patch.sandbox.market import MarketTable

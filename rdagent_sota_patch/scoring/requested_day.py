@@ -1,4 +1,4 @@
-"""Which of a market's stocks can be scored on a day, and what the others lack."""
+"""Whether this bundle and this data can do the day asked for, which stocks can be scored, and what the others lack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from rdagent_sota_patch.bundle.opening import Bundle

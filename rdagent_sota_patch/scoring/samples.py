@@ -1,4 +1,4 @@
-"""What every scorer asks of the machine and of its samples."""
+"""Rows, or windows of days, as a scorer takes them, and what every scorer asks of machine and samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from rdagent_sota_patch.errors import BundleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import numpy as np
 
 
 def require_live(*modules: str) -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with problem documents under their media type, and the token."""
+"""The application, and what its OpenAPI document says beside FastAPI's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from rdagent_sota_patch.server.routes import add_routes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fastapi import FastAPI
 
 _TOKEN = "token"
 

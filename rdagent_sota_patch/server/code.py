@@ -1,4 +1,4 @@
-"""Characters that hide, or that turn the text around them, shown by their number instead."""
+"""Factor code with its syntax coloured, and characters that hide, shown by their number."""
 
 from __future__ import annotations
 

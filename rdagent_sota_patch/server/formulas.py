@@ -1,4 +1,4 @@
-"""MathML built again from what a converter made: elements and attributes of a list, and nothing else.
+"""LaTeX to MathML, built again from a list of what is harmless; what cannot be converted stays as it was written.
 
 The converter's own text output is not safe to show: it leaves ``<`` of the source as it is. Here its tree is taken
 apart, each piece held to the list, and a new tree is made and written by the standard library.

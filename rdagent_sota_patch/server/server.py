@@ -1,4 +1,4 @@
-"""One client's connection: uvicorn's protocol for HTTP/1.1, with limits on what a client may hold.
+"""uvicorn on a socket of ours, stopped by signals; a client's connection: its limits, and files sent by the kernel.
 
 uvicorn bounds neither the time in which a request's head must come nor how long an answer may wait to be read, and
 it would pass every byte of a file through Python. Here both are held to `Limits`, and there is the ASGI extension

@@ -1,4 +1,4 @@
-"""Where the ``rdagent`` of this Python environment is."""
+"""Factor stage, then model stage, and what they left; which rdagent runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder."""
+"""One process at a time in a run's folder, and whether a log is still being written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rdagent_sota_patch.stages.state import STATE_NAME, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LOCK_NAME = "rdagent-sota-run.lock"
 _PATIENCE = 2.0

@@ -1,4 +1,4 @@
-"""What RD-Agent prints about its loops, line by line (``rdagent/utils/workflow/loop.py``)."""
+"""How far a stage is, by its log and its output, and where to go on from."""
 
 from __future__ import annotations
 

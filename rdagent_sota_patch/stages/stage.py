@@ -1,4 +1,4 @@
-"""One command as a guarded subprocess, its output written down and read along."""
+"""One stage: a guarded subprocess, begun, gone on with, or done already."""
 
 from __future__ import annotations
 

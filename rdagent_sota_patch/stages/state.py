@@ -1,4 +1,4 @@
-"""What a resumed run may change of its plan, and whether it is at home here."""
+"""rdagent-sota-run.json, and what a resumed run may change in it."""
 
 from __future__ import annotations
 

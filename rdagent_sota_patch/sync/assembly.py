@@ -1,4 +1,4 @@
-"""The hidden folder beside a sync's target in which files wait until all are there, also after a kill."""
+"""Files that wait in a hidden folder until they are whole, put together, checked, and put in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom a client asks and for what: the API's address, a run's id and a token, before anything is sent."""
+"""One server, asked: its address, a run's id and a token judged first; typed answers, its problems as ours."""
 
 from __future__ import annotations
 

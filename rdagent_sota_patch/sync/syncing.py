@@ -212,8 +212,8 @@ def _require_weights(anchor: SotaFactorAnchor) -> None:
     raise ApiError(
         "weights-not-factor-exp",
         f"{anchor.task_id} has no weights that are its last accepted factor experiment's own: {why}",
-        "Nothing was written. Bring its workspace back on the server. What fin_model won comes as a zip of its bundle: GET "
-        f"/tasks/{anchor.task_id}/bundle?stage=model, then rdagent-sota verify.",
+        "Nothing was written. Bring its workspace back on the server. What fin_model won comes as a zip of its bundle, "
+        f"/tasks/{anchor.task_id}/bundle?stage=model: unpack it, then rdagent-sota verify.",
     )
 
 
