@@ -1,4 +1,4 @@
-"""What a run of this RD-Agent will use, read without starting it: version, Alpha features, dates, folders, Qlib's market."""
+"""What a run of this RD-Agent will use, read without starting it: version, Alpha features, dates, folders, market."""
 
 from __future__ import annotations
 
