@@ -31,7 +31,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PACKAGE = "rdagent_sota_patch"
 ROOMS = {
     "sessions": ("tests/sessions", "tests/hostile"),
-    "factors": ("tests/factor_table",),
+    "factor_table": ("tests/factor_table",),
     "bundle": ("tests/bundle",),
 }
 _SAMPLE = 24
