@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from rdagent_sota_patch.cli import app, inspect
+from rdagent_sota_patch.cli import app
 from tests.export.made_run import write_workspace
 from tests.results.log_root import Project, run_of_factors, write_run
 from tests.scoring.made_market import make_market
@@ -57,7 +57,7 @@ def test_every_figure_as_json(log: Path) -> None:
 @pytest.mark.parametrize("columns", [80, 140])
 def test_a_table_that_fits(log: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     """No line is longer than the terminal is wide, and every factor has its figures."""
-    monkeypatch.setattr(inspect.out, "_width", columns)
+    monkeypatch.setenv("COLUMNS", str(columns))
     done = ask(log, "--metrics")
     assert done.exit_code == 0
     table = done.stdout.split("top-low")[0].splitlines()[-1] + done.stdout.split("top-low")[1]
