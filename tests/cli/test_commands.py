@@ -23,6 +23,7 @@ from rdagent_sota_patch.plugin import traits
 from rdagent_sota_patch.settings import Settings
 from tests.patching.released import LOOP, write_source
 from tests.sessions.generated_log import KEY, METRICS, PlannedLoop, generate_log
+from tests.stages.conftest import furnish
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +180,8 @@ def test_doctor_and_run_agree_on_a_patched_source(
         told = doctor["problems"], json.loads(started.stdout)["problems"]
         return [[problem["slug"] for problem in problems] for problems in told]
 
+    (tmp_path / "bin").mkdir()
+    furnish(tmp_path / "home", tmp_path / "bin", monkeypatch)
     checkout = tmp_path / "checkout"
     write_source(checkout)
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is not AttachFinder])
