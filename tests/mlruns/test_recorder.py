@@ -93,8 +93,8 @@ def test_two_that_ended_together_are_not_guessed_between(tmp_path: Path) -> None
     ("changed", "said"),
     [
         ({"run_id": "b" * 32}, "belongs to run"),
-        ({"end_time": "soon"}, "no time"),
-        ({"end_time": 10**30}, "no time"),
+        ({"end_time": "soon"}, "not a time"),
+        ({"end_time": 10**30}, "not a time"),
         ({"status": "[3]"}, "status is in an unknown form"),
         ({"zzz": "1\nstatus: 3"}, "status twice"),
     ],
