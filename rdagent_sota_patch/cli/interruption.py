@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -32,25 +31,28 @@ _LEFT = {
 }
 
 
-def watch_for_interrupt() -> Callable[[], None]:
+def watch_for_interrupt(command: str) -> Callable[[], None]:
     """Have Ctrl-C end this process in time, from now on.
 
     The first one raises ``KeyboardInterrupt``, as always, so that everything is put in order. Where that waits too
     long, and at a second one, the process ends at once; confined code ends with it.
+
+    Args:
+        command: Which one is running.
 
     Returns:
         What puts the handler back that was there before.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
-    timer = threading.Timer(_SECONDS, _end)
+    timer = threading.Timer(_SECONDS, _end, (command,))
     timer.daemon = True
     interrupted = False
 
     def interrupt(_: int, __: FrameType | None) -> None:
         nonlocal interrupted
         if interrupted:
-            _end()
+            _end(command)
         interrupted = True
         timer.start()
         raise KeyboardInterrupt
@@ -70,10 +72,9 @@ def tell_interruption(command: str) -> Problem:
     return Problem("command-interrupted", f"rdagent-sota {command} was stopped by Ctrl-C. {left}")
 
 
-def _end() -> None:
+def _end(command: str) -> None:
     """End this process now, with the children of its own session: confined ones and guarded runs end by themselves."""
-    command = next((argument for argument in sys.argv[1:] if argument in _LEFT), "")
-    problem = tell_interruption(command) if command else Problem("command-interrupted", "Stopped by Ctrl-C.")
+    problem = tell_interruption(command)
     with suppress(OSError):
         os.write(2, f"\n! {problem.message}  [{problem.slug}]\n".encode())
     for listed in Path("/proc/self/task").glob("*/children"):

@@ -68,7 +68,7 @@ def main(
     ] = False,
 ) -> None:
     """SOTA factors of one RD-Agent run inside the next."""
-    context.call_on_close(watch_for_interrupt())
+    context.call_on_close(watch_for_interrupt(context.invoked_subcommand or ""))
     # As `rdagent` itself does (rdagent/app/cli.py), so that both see the same dates, folders and keys.
     try:
         context.obj = load_env_file()

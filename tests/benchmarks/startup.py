@@ -64,8 +64,8 @@ def _measure_help(folder: Path) -> list[Comparison]:
         code = f"from rdagent_sota_patch.cli import app; app({arguments.split()!r})"
         ours, bare = [], []
         for _ in range(_HELPS):
-            ours.append(time_process([sys.executable, "-c", code], folder).cpu)
-            bare.append(time_process([sys.executable, "-c", _BARE], folder).cpu)
+            ours.append(time_process([sys.executable, "-c", code], folder).wall)
+            bare.append(time_process([sys.executable, "-c", _BARE], folder).wall)
         limit = Limit(Bound.AMOUNT, _HELP_SECONDS)
         lines.append(compare(f"rdagent-sota {arguments} / --help of an empty Typer", "s", ours, bare, limit))
     return lines
