@@ -10,7 +10,7 @@ import numpy as np
 
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.factor_table.reading import open_parquet
-from rdagent_sota_patch.mlruns.recorder import find_recorder, read_artifact, unreadable
+from rdagent_sota_patch.mlruns.recorder import find_recorder, is_only_run, read_artifact, unreadable
 from rdagent_sota_patch.sessions.frames import thaw_frame, thaw_series
 from rdagent_sota_patch.sessions.thaw import Unthawable
 
@@ -102,10 +102,15 @@ def _try(missing: dict[str, str], names: tuple[str, ...], read: Callable[..., An
 
 
 def _find_report(recorder: Recorder) -> Path:
-    """The recorder's report, or the copy that ``read_exp_res.py`` leaves: parquet, or a pickle before."""
+    """The recorder's report, or the copy that ``read_exp_res.py`` leaves: parquet, or a pickle before.
+
+    The copy is of the newest run in the workspace, and does not say of which; with several runs it is not taken.
+    """
     copies = (recorder.workspace / name for name in ("ret.parquet", "ret.pkl"))
     recorded = recorder.artifacts / REPORT
-    return recorded if recorded.is_file() else next((path for path in copies if path.is_file()), recorded)
+    if recorded.is_file() or not is_only_run(recorder):
+        return recorded
+    return next((path for path in copies if path.is_file()), recorded)
 
 
 def _read_report(recorder: Recorder, path: Path) -> pd.DataFrame:

@@ -201,18 +201,30 @@ def _expected_recorder(workspace: Path, expected: RecorderHint) -> Recorder:
     return recorder
 
 
+def is_only_run(recorder: Recorder) -> bool:
+    """Whether no other run, finished or not, was begun in its workspace.
+
+    Raises:
+        BundleError: ``artifact-unreadable``.
+    """
+    return _run_folders(recorder.workspace) == [recorder.folder]
+
+
 def _recorders(workspace: Path) -> Iterator[Recorder]:
-    try:
-        experiments = [path for path in (workspace / "mlruns").iterdir() if _is_folder(path)]
-        folders = [run for experiment in experiments for run in experiment.iterdir() if _is_folder(run)]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise unreadable(workspace / "mlruns", error.strerror or str(error)) from error
-    for folder in folders:
+    for folder in _run_folders(workspace):
         recorder = _read_recorder(workspace, folder)
         if recorder is not None:
             yield recorder
+
+
+def _run_folders(workspace: Path) -> list[Path]:
+    try:
+        experiments = [path for path in (workspace / "mlruns").iterdir() if _is_folder(path)]
+        return [run for experiment in experiments for run in experiment.iterdir() if _is_folder(run)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(workspace / "mlruns", error.strerror or str(error)) from error
 
 
 def _is_folder(path: Path) -> bool:

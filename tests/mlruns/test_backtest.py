@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.mlruns.backtest import IC, REPORT, read_backtest
+from rdagent_sota_patch.mlruns.recorder import WEIGHTS, RecorderHint, measure
 from tests.mlruns.forged_recorder import write_backtest, write_recorder
 
 DAYS = pd.bdate_range("2020-01-01", periods=5, name="datetime")
@@ -105,6 +106,24 @@ def test_the_copy_in_the_workspace_stands_in_for_the_report(workspace: Path, nam
     pd.testing.assert_series_equal(
         read.benchmark, REPORT_FRAME["bench"].astype("f8"), check_names=False, check_freq=False
     )
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_copy_that_may_be_another_runs_is_not_taken(workspace: Path, finished: bool) -> None:
+    """The copy does not say of which run it is: with two in the workspace, it could be the other's."""
+    kept = artifact(workspace, REPORT)
+    kept.unlink()
+    REPORT_FRAME.to_parquet(workspace / "ret.parquet")
+    other = kept.parents[2].with_name("f" * 32)
+    other.mkdir()
+    if finished:
+        shutil.copytree(kept.parents[2], other, dirs_exist_ok=True)
+        meta = (other / "meta.yaml").read_text(encoding="utf-8").replace(kept.parents[2].name, other.name)
+        (other / "meta.yaml").write_text(meta, encoding="utf-8")
+    hint = RecorderHint(kept.parents[3].name, kept.parents[2].name, *measure(kept.parents[1] / WEIGHTS))
+    read = read_backtest(workspace, hint)
+    assert read.excess is None
+    assert "report_normal_1day.pkl is missing" in read.missing["returns"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and nothing", "text"])
