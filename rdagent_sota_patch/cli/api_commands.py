@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rdagent_sota_patch.cli.bundle_commands import LayoutChoice, LayoutOption
+from rdagent_sota_patch.cli.bundle_commands import LayoutChoice, LayoutOption, StageChoice
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 
 TokenOption = Annotated[
@@ -88,12 +88,15 @@ def sync(
     task: Annotated[
         str,
         typer.Option(
-            "--task", metavar="ID", help="The run's id, or 'latest': the newest with accepted factors."
+            "--task", metavar="ID", help="The run's id, or 'latest': the newest that accepted some."
         ),
     ],
     target: Annotated[
         Path, typer.Option("--out", help="The folder to make; an earlier sync there is brought up to date.")
     ],
+    stage: Annotated[
+        StageChoice, typer.Option(help="The last accepted factors' model, or the last accepted model.")
+    ] = StageChoice.FACTOR,
     layout: LayoutOption = LayoutChoice.BUNDLE,
     token_file: TokenOption = None,
     with_replay: Annotated[
@@ -104,8 +107,13 @@ def sync(
     """Fetch a run's model, factors and input order from a results API, every byte checked against its hash."""
     from rdagent_sota_patch.cli.serve import require_api
 
+    if stage is StageChoice.MODEL and layout is not LayoutChoice.BUNDLE:
+        raise typer.BadParameter(
+            "it is of the factor stage; leave it out with --stage model", param_hint="--layout"
+        )
     require_api()
     from rdagent_sota_patch.cli.sync import SyncRequest, run_sync
     from rdagent_sota_patch.sync.syncing import SyncOptions
 
-    run_sync(SyncRequest(api, token_file, SyncOptions(task, target, layout.value, with_replay)), as_json)
+    options = SyncOptions(task, target, layout.value, with_replay, stage=stage.value)
+    run_sync(SyncRequest(api, token_file, options), as_json)

@@ -83,34 +83,36 @@ def _to_plain(result: SyncResult) -> dict[str, Any]:
     manifest, companion = result.manifest, result.companion
     return {
         "path": str(result.folder),
-        "task_id": companion.task_id,
-        "loop": companion.loop_id,
+        "task_id": manifest.task_id,
+        "stage": manifest.stage,
+        "loop": manifest.loop,
         "changed": result.changed,
         "transferred": list(result.transferred),
         "bytes_received": result.received,
         "files": len(manifest.files),
         "bytes": sum(file.size for file in manifest.files.values()),
         "with_replay": has_evidence(manifest),
-        "aistock_manifest": companion.model_dump(mode="json"),
+        "aistock_manifest": None if companion is None else companion.model_dump(mode="json"),
     }
 
 
 def _show(result: SyncResult, options: SyncOptions) -> None:
-    manifest, companion = result.manifest, result.companion
+    manifest, order = result.manifest, result.order
     latest = f" ({LATEST})" if options.task == LATEST else ""
     size = sum(file.size for file in manifest.files.values()) / _MIB
     out.print(
         Text.assemble(
-            (clean(companion.task_id), "bold"),
-            f"{latest}, loop {companion.loop_id} → {clean(result.folder)}  ",
+            (clean(manifest.task_id), "bold"),
+            f"{latest}, loop {manifest.loop} → {clean(result.folder)}  ",
             f"({len(manifest.files)} files, {size:.1f} MiB, all as the server's manifest says)",
         ),
         soft_wrap=True,
     )
-    order = companion.diagnostics.factor_order
+    weights = manifest.files[str(manifest.primary_assets.model_weight_relpath)]
+    whose = "the factor experiment itself" if manifest.stage == "factor" else "the accepted model"
     out.print(
-        f"{order.factor_count} features: {order.dynamic_factor_count} mined, {order.alpha158_count} Alpha; "
-        f"weights {companion.diagnostics.model_weight.sha256[:12]}… of the factor experiment itself",
+        f"{len(order.factor_order)} features: {order.dynamic_factor_count} mined, {order.alpha158_count} Alpha; "
+        f"weights {weights.sha256[:12]}… of {whose}",
         highlight=False,
         soft_wrap=True,
     )

@@ -162,15 +162,19 @@ class Service:
             items = sort_runs(items, order, reverse=reverse)[offset : offset + limit]
         return TaskList(tasks=tuple(items), total=len(tasks), limit=limit, offset=offset)
 
-    async def find(self, task_id: str) -> RunView:
+    async def find(self, task_id: str, stage: Stage = "factor") -> RunView:
         """One run.
+
+        Args:
+            task_id: The run; ``latest`` is the newest that accepted an experiment of the stage.
+            stage: Asked for.
 
         Raises:
             ApiError: ``task-not-found``, ``no-accepted-run``.
             SotaError: Its log cannot be read; see `read_session`.
         """
         if task_id == LATEST:
-            return await self._find_latest()
+            return await self._find_latest(stage)
         task = self._tasks.recall(task_id)
         if task is None:
             task = await asyncio.to_thread(self._tasks.find, task_id)
@@ -214,7 +218,9 @@ class Service:
             return None
         return chosen, await asyncio.to_thread(self._views.curves, view, chosen)
 
-    async def find_asset(self, task_id: str, key: str, *, replay: bool, asked: str | None = None) -> Asset:
+    async def find_asset(
+        self, task_id: str, key: str, *, replay: bool, asked: str | None = None, stage: Stage = "factor"
+    ) -> Asset:
         """Weights, factor code, or a file of the run's bundle.
 
         Args:
@@ -222,15 +228,16 @@ class Service:
             key: Of the asset.
             replay: For a file of the bundle: of the one with its evidence.
             asked: What the client called the asset, if otherwise.
+            stage: Of the bundle; that of the models has no other keys than its files.
 
         Raises:
             ApiError: ``asset-not-found``, ``asset-not-available``.
             SotaError: The bundle cannot be exported.
         """
-        view = await self.find(task_id)
-        asset = view.find_asset(key, asked)
-        if asset is None and view.sota is not None and _may_be_in_bundle(key):
-            asset = (await self._bundles.get(BundleRequest(view, "factor", replay))).find_asset(key)
+        view = await self.find(task_id, stage)
+        asset = view.find_asset(key, asked) if stage == "factor" else None
+        if asset is None and (stage == "model" or view.sota is not None) and _may_be_in_bundle(key):
+            asset = (await self._bundles.get(BundleRequest(view, stage, replay))).find_asset(key)
         if asset is None:
             raise ApiError(
                 "asset-not-found",
@@ -283,7 +290,7 @@ class Service:
 
     async def describe_alpha(self) -> AlphaMeta:
         """``/alpha158/meta``; see `find` for what it raises."""
-        return describe_alpha(await self._gather(await self._find_latest()))
+        return describe_alpha(await self._gather(await self.find(LATEST)))
 
     async def measure_factors(self, task_id: str, loop: int | None = None) -> Asset:
         """Figures of the factors of a loop, of the SOTA's without one, as `FactorMetrics` in JSON.
@@ -351,7 +358,7 @@ class Service:
         chosen = stage or (stages[0] if stages else "factor")
         return await self._bundles.get_zip(BundleRequest(view, chosen, replay))
 
-    async def _find_latest(self) -> RunView:
+    async def _find_latest(self, stage: Stage) -> RunView:
         for task in await asyncio.to_thread(self._tasks.list):
             try:
                 view = await self._views.get(task)
@@ -360,11 +367,11 @@ class Service:
                     # It may be the newest accepted run: an older one in its place is not what was asked for.
                     raise
                 continue
-            if view.sota is not None:
+            if stage in bundle_stages(view.session):
                 return view
         raise ApiError(
             "no-accepted-run",
-            "No run on this server has accepted a factor experiment of its own.",
+            f"No run on this server has accepted a {stage} experiment of its own.",
             "GET /tasks lists the runs.",
         )
 

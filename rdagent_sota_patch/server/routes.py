@@ -122,6 +122,13 @@ Stage = Annotated[
         "experiment; the factors' if the run has accepted any, when not given."
     ),
 ]
+StageOfRun = Annotated[
+    Literal["factor", "model"],
+    Query(
+        description="`model` for the last accepted model experiment: the files of its bundle, and `latest` as the "
+        "newest run with one."
+    ),
+]
 WithReplay = Annotated[bool, Query(description="With the evidence, which is back-test data, or without.")]
 
 _MEANINGS = {
@@ -179,14 +186,17 @@ def _add_lists(app: FastAPI, service: Service) -> None:
 
     @_get(app, "/tasks/latest", TaskManifest | TaskList, *_OF_A_RUN)
     async def latest(
-        request: Request, limit: LimitOfLatest = None, offset: OffsetOfLatest = None
+        request: Request,
+        limit: LimitOfLatest = None,
+        offset: OffsetOfLatest = None,
+        stage: StageOfRun = "factor",
     ) -> Response:
         """Give the manifest of the newest run with accepted factors; with `limit` or `offset` the newest runs.
 
         The list comes within ten seconds: a run whose log is still being read is listed with that as its problem.
         """
         if limit is None and offset is None:
-            return _show(await (await service.find(LATEST)).make("manifest"), request)
+            return _show(await (await service.find(LATEST, stage)).make("manifest"), request)
         return _answer(await service.list_tasks(limit or _RUNS_ON_A_PAGE, offset or 0, _PATIENCE), request)
 
 
@@ -225,10 +235,10 @@ def _add_documents(app: FastAPI, service: Service) -> None:
 def _add_assets(app: FastAPI, service: Service) -> None:
     @_get(app, "/tasks/{task_id}/asset_bytes", _ASSETS, *_OF_AN_ASSET)
     async def asset_bytes(
-        task_id: TaskId, key: Key, request: Request, replay: FromReplay = False
+        task_id: TaskId, key: Key, request: Request, replay: FromReplay = False, stage: StageOfRun = "factor"
     ) -> Response:
         """Give one asset: weights, factor code, or a file of the run's bundle."""
-        asset = await service.find_asset(task_id, key, replay=replay)
+        asset = await service.find_asset(task_id, key, replay=replay, stage=stage)
         return respond(asset, request.headers, request.method)
 
     @_get(app, "/tasks/{task_id}/bundle", ("application/zip",), *_OF_AN_ASSET)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rdagent_sota_patch.bundle.documents import Manifest
+    from rdagent_sota_patch.bundle.documents import FactorOrder, Manifest
     from rdagent_sota_patch.bundle.notes_layout import Layout
     from rdagent_sota_patch.results.schemas import AssetItem, SotaFactorAnchor, TaskManifest
     from rdagent_sota_patch.sync.local import LocalSync
@@ -152,11 +152,25 @@ _MARGIN = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """A bundle that was put together and checked.
+
+    Attributes:
+        order: The model's inputs.
+        companion: What lies beside it for its readers; None of the model stage.
+    """
+
+    manifest: Manifest
+    order: FactorOrder
+    companion: SyncManifest | None
+
+
+@dataclass(frozen=True, slots=True)
 class Assembly:
     """What is to be put together.
 
     Attributes:
-        anchor: Of the run.
+        anchor: Of the run's factor stage; None for the model stage.
         task: Of the run: size and hash of each factor's code.
         manifest: Of its bundle.
         content: The manifest's bytes.
@@ -166,29 +180,32 @@ class Assembly:
     target: Path
     layout: Layout
     local: LocalSync
-    anchor: SotaFactorAnchor
+    anchor: SotaFactorAnchor | None
     task: TaskManifest
     manifest: Manifest
     content: bytes
     right: frozenset[str]
 
-    def describe(self, folder: Path) -> tuple[Manifest, SyncManifest]:
-        """The manifest of the bundle in ``folder``, whose files and documents are checked first, and its companion.
+    def describe(self, folder: Path) -> Whole:
+        """What the bundle in ``folder`` is, whose files and documents are checked first.
 
         Raises:
             ApiError: ``unusable-answer``.
         """
         bundle = self._open(folder)
+        order, _ = bundle.model
+        if self.anchor is None:
+            return Whole(bundle.manifest, order, None)
         codes = _Codes(bundle)
-        wrong = sorted(self._missing_code(codes))
+        wrong = sorted(self._missing_code(self.anchor, codes))
         if wrong:
             raise _unusable(f"the anchor's code {', '.join(wrong)} is not among its factors")
-        order, _ = bundle.model
-        entry = ENTRY_NAME if ENTRY_NAME in bundle.manifest.files else self._entry(codes)
+        entry = ENTRY_NAME if ENTRY_NAME in bundle.manifest.files else self._entry(self.anchor, codes)
         content = (folder / MANIFEST_NAME).read_bytes()
-        return bundle.manifest, describe_sync(self.anchor, bundle.manifest, content, order, entry)
+        companion = describe_sync(self.anchor, bundle.manifest, content, order, entry)
+        return Whole(bundle.manifest, order, companion)
 
-    def lay_out(self, folder: Path) -> None:
+    def lay_out(self, folder: Path, anchor: SotaFactorAnchor) -> None:
         """Add what the notes' readers look for to the bundle in ``folder``, which is checked first.
 
         Raises:
@@ -196,13 +213,13 @@ class Assembly:
         """
         bundle = self._open(folder)
         order, meta = bundle.model
-        index, factors = self.anchor.last_sota_factor_index, bundle.factors.factors
+        index, factors = anchor.last_sota_factor_index, bundle.factors.factors
         assert index is not None
         manifest = bundle.manifest
         writer = BundleWriter(folder, manifest.files)
         for name in REPLACED:
             writer.copy(served_name(name), folder / name)
-        written_at, entry = order.generated_at_utc, self._entry(_Codes(bundle))
+        written_at, entry = order.generated_at_utc, self._entry(anchor, _Codes(bundle))
         try:
             lay_out_notes(
                 writer,
@@ -218,8 +235,8 @@ class Assembly:
             folder, manifest.model_copy(update={"primary_assets": assets, "files": dict(writer.files)})
         )
 
-    def _entry(self, codes: _Codes) -> str | None:
-        entry = self._asset(self.anchor.resolved_factor_entry_key)
+    def _entry(self, anchor: SotaFactorAnchor, codes: _Codes) -> str | None:
+        entry = self._asset(anchor.resolved_factor_entry_key)
         return None if entry is None else codes.find(entry)
 
     def _open(self, folder: Path) -> Bundle:
@@ -232,14 +249,14 @@ class Assembly:
         told = [problem.message.removeprefix(f"{folder}: ") for problem in error.problems]
         return _unusable("; ".join(text.rstrip(".") for text in told))
 
-    def _missing_code(self, codes: _Codes) -> Iterator[str]:
-        own = self.anchor.factor_file_dict_keys or ()
-        based = self.anchor.based_factor_entries or ()
+    def _missing_code(self, anchor: SotaFactorAnchor, codes: _Codes) -> Iterator[str]:
+        own = anchor.factor_file_dict_keys or ()
+        based = anchor.based_factor_entries or ()
         keys = {
-            self.anchor.resolved_factor_entry_key,
+            anchor.resolved_factor_entry_key,
             *own,
             *(key for entry in based for key in entry.resolved_factor_entry_keys),
-        } - {None, self.anchor.resolved_model_weight_key}
+        } - {None, anchor.resolved_model_weight_key}
         for key in keys:
             asset = self._asset(key)
             if asset is None or (codes.find(asset) is None and asset.name not in codes.without):
@@ -269,8 +286,8 @@ class _Codes:
         return places.get(asset.name or "") or next(reversed(places.values()), None)
 
 
-def assemble(assembly: Assembly, staging: Path) -> tuple[Manifest, SyncManifest]:
-    """Put all files into a new folder and that in the target's place; the manifest and the companion that it has.
+def assemble(assembly: Assembly, staging: Path) -> Whole:
+    """Put all files into a new folder and that in the target's place; what it has there.
 
     Args:
         assembly: What.
@@ -293,14 +310,15 @@ def assemble(assembly: Assembly, staging: Path) -> tuple[Manifest, SyncManifest]
             _place(target / local.place(MANIFEST_NAME), folder / MANIFEST_NAME, link=True)
         else:
             (folder / MANIFEST_NAME).write_bytes(assembly.content)
-        if assembly.layout == "notes":
-            assembly.lay_out(folder)
+        if assembly.layout == "notes" and assembly.anchor is not None:
+            assembly.lay_out(folder, assembly.anchor)
         if (target / SIGNATURE_NAME).is_file() and _same(target / MANIFEST_NAME, folder / MANIFEST_NAME):
             # The user's own, and still good.
             _place(target / SIGNATURE_NAME, folder / SIGNATURE_NAME, link=True)
-        manifest, companion = assembly.describe(folder)
-        (folder / COMPANION_NAME).write_bytes(to_json(companion))
-    return manifest, companion
+        whole = assembly.describe(folder)
+        if whole.companion is not None:
+            (folder / COMPANION_NAME).write_bytes(to_json(whole.companion))
+    return whole
 
 
 def require_room(folder: Path, size: int) -> None:

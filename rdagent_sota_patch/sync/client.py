@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from typing_extensions import Self
 
+    from rdagent_sota_patch.results.exporter import Stage
+
 _LAST_PORT = 65535
 _LONGEST_TASK = 255
 
@@ -185,13 +187,17 @@ class ApiClient:
         """
         return self._document("/tasks", {"limit": str(limit), "offset": str(offset)}, TaskList)
 
-    def task(self, task_id: str) -> TaskManifest:
+    def task(self, task_id: str, stage: Stage = "factor") -> TaskManifest:
         """What a run is, and which assets it has.
+
+        Args:
+            task_id: The run; ``latest`` is the newest that accepted an experiment of the stage.
+            stage: Asked for.
 
         Raises:
             ApiError: As for `anchor`.
         """
-        return self._document(_path(task_id), {}, TaskManifest)
+        return self._document(_path(task_id), _stage(stage), TaskManifest)
 
     def anchor(self, task_id: str) -> SotaFactorAnchor:
         """The last accepted factor experiment of a run, ``latest`` included.
@@ -203,7 +209,13 @@ class ApiClient:
         return self._document(f"{_path(task_id)}/sota_factor_anchor", {}, SotaFactorAnchor)
 
     def small_asset(
-        self, task_id: str, key: str, *, replay: bool = False, known: str | None = None
+        self,
+        task_id: str,
+        key: str,
+        *,
+        replay: bool = False,
+        known: str | None = None,
+        stage: Stage = "factor",
     ) -> bytes | None:
         """An asset of at most `LARGEST_DOCUMENT` bytes, held to the SHA-256 that the server sends with it.
 
@@ -212,13 +224,14 @@ class ApiClient:
             key: Of the asset.
             replay: Whether it is that of the bundle with evidence.
             known: SHA-256 of what is here already; None is answered where the asset is just that.
+            stage: Of the bundle.
 
         Raises:
             ApiError: As for `anchor`; ``transfer-altered`` when it came as another.
         """
         headers = {} if known is None else {"If-None-Match": f'"{known}"'}
         seconds = self.timeouts.building
-        with self.open_asset(task_id, key, headers, replay=replay, silence=seconds) as response:
+        with self.open_asset(task_id, key, headers, replay=replay, silence=seconds, stage=stage) as response:
             if response.status_code == _NOT_MODIFIED:
                 return None
             content = self._read(response, LARGEST_DOCUMENT, seconds)
@@ -242,6 +255,7 @@ class ApiClient:
         *,
         replay: bool = False,
         silence: float | None = None,
+        stage: Stage = "factor",
     ) -> Iterator[httpx.Response]:
         """Ask for an asset, and give the answer (200, 206 or 304) with its body not yet read.
 
@@ -251,11 +265,12 @@ class ApiClient:
             headers: Conditions and range.
             replay: Whether it is that of the bundle with evidence.
             silence: Seconds to wait for each piece, if not the usual ones.
+            stage: Of the bundle.
 
         Raises:
             ApiError: As for `anchor`, also from the reading inside the block.
         """
-        params = {"key": key, **({"replay": "true"} if replay else {})}
+        params = {"key": key, **({"replay": "true"} if replay else {}), **_stage(stage)}
         with self._send(f"{_path(task_id)}/asset_bytes", params, headers, silence) as response:
             yield response
 
@@ -345,6 +360,11 @@ def tagged_sha256(response: httpx.Response) -> str | None:
     # A proxy may make it a weak one; the bytes are held to it anyway.
     found = _TAG.fullmatch(response.headers.get("ETag", "").removeprefix("W/"))
     return None if found is None else found[1]
+
+
+def _stage(stage: Stage) -> dict[str, str]:
+    # Only where it is not the usual one: a server of an earlier release does not know it.
+    return {} if stage == "factor" else {"stage": stage}
 
 
 def _path(task_id: str) -> str:

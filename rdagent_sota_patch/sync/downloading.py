@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import httpx
     from typing_extensions import Self
 
+    from rdagent_sota_patch.results.exporter import Stage
     from rdagent_sota_patch.sync.client import ApiClient
 
 ASSET_CHANGED = "asset-changed"
@@ -73,11 +74,13 @@ class Origin:
 
     Attributes:
         replay: Whether they are those of the bundle with evidence.
+        stage: Of the bundle.
     """
 
     client: ApiClient
     task_id: str
     replay: bool
+    stage: Stage = "factor"
 
 
 def download(
@@ -193,7 +196,9 @@ def _receive(
     headers = {"If-Match": f'"{wanted.sha256}"'}
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
-    with origin.client.open_asset(origin.task_id, wanted.key, headers, replay=origin.replay) as response:
+    with origin.client.open_asset(
+        origin.task_id, wanted.key, headers, replay=origin.replay, stage=origin.stage
+    ) as response:
         _check_head(origin, wanted, part, response)
         began, arrived = time.monotonic(), 0
         # Piece by piece as they come: what is gathered into larger ones is lost when the connection breaks.

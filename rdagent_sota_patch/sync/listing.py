@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from rdagent_sota_patch.bundle.documents import ShippedFile
+    from rdagent_sota_patch.results.exporter import Stage
 
 MOST_FILES = 10_000
 MOST_BYTES = 1 << 40
@@ -42,19 +43,20 @@ _EVIDENCE = (REPLAY_NAME, SLICE_NAME, PREDICTIONS_NAME)
 _RESERVED = frozenset({MANIFEST_NAME, SIGNATURE_NAME, COMPANION_NAME})
 
 
-def parse_listing(content: bytes, task_id: str, *, replay: bool) -> Manifest:
-    """The manifest of a factor-stage bundle whose every name may become a file.
+def parse_listing(content: bytes, task_id: str, *, replay: bool, stage: Stage = "factor") -> Manifest:
+    """The manifest of a model's bundle whose every name may become a file.
 
     Args:
         content: ``manifest.json`` as it was served.
         task_id: The run that it must be of.
         replay: Whether evidence was asked for: then it must be there, and else not.
+        stage: That it must be of.
 
     Raises:
         ApiError: ``unusable-answer``; ``bundle-version``; ``no-replay``.
     """
     manifest = _parse(content)
-    wrong = next(_faults(manifest, task_id, replay=replay), None)
+    wrong = next(_faults(manifest, task_id, replay=replay, stage=stage), None)
     if wrong is not None:
         raise _unusable(wrong)
     if replay and not all(name in manifest.files for name in _EVIDENCE):
@@ -86,12 +88,12 @@ def _parse(content: bytes) -> Manifest:
         raise _unusable(f"{where}: {first['msg']}") from error
 
 
-def _faults(manifest: Manifest, task_id: str, *, replay: bool) -> Iterator[str]:
+def _faults(manifest: Manifest, task_id: str, *, replay: bool, stage: Stage) -> Iterator[str]:
     files = manifest.files
     if manifest.task_id != task_id:
         yield f"it is of {manifest.task_id!r} in place of {task_id!r}"
-    if manifest.stage != "factor" or manifest.factors_only:
-        yield "it is of no factor experiment's model"
+    if manifest.stage != stage or manifest.factors_only:
+        yield "it is of no factor experiment's model" if stage == "factor" else "it is of no accepted model"
     if len(files) > MOST_FILES or sum(file.size for file in files.values()) > MOST_BYTES:
         yield f"it lists more than {MOST_FILES:,} files, or more than a terabyte"
     for name in files:

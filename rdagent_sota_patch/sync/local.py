@@ -69,7 +69,8 @@ class LocalSync:
             return
         raise BundleError(
             "target-exists",
-            f"{self.target} is another bundle, and no sync has written it: it has no {COMPANION_NAME}.",
+            f"{self.target} is another bundle, and nothing says that a sync has written it: it has no "
+            f"{COMPANION_NAME}.",
             "Choose another folder, or move this one away.",
         )
 

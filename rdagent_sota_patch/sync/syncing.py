@@ -1,4 +1,4 @@
-"""Bring what a run's last accepted factor experiment left into a folder: every byte held to its hash, or nothing."""
+"""Bring the model of a run's last accepted experiment into a folder: every byte held to its hash, or nothing."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from rdagent_sota_patch.sync.local import read_local
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from rdagent_sota_patch.bundle.documents import Manifest, ShippedFile
+    from rdagent_sota_patch.bundle.documents import FactorOrder, Manifest, ShippedFile
     from rdagent_sota_patch.bundle.notes_layout import Layout
-    from rdagent_sota_patch.results.schemas import SotaFactorAnchor
+    from rdagent_sota_patch.results.exporter import Stage
+    from rdagent_sota_patch.results.schemas import SotaFactorAnchor, TaskManifest
     from rdagent_sota_patch.sync.client import ApiClient
     from rdagent_sota_patch.sync.companion import SyncManifest
 
@@ -53,9 +54,10 @@ class SyncOptions:
     Attributes:
         task: The run's id, or ``latest``.
         target: The folder, which need not be there. An earlier sync is replaced by a newer one.
-        layout: Whether what the notes' readers look for is written as well.
+        layout: Whether what the notes' readers look for is written as well; of the factor stage alone.
         with_replay: Whether the evidence, which is back-test data, comes along.
         patience: With broken connections.
+        stage: The factor stage's last accepted experiment, or the model stage's.
     """
 
     task: str
@@ -63,6 +65,7 @@ class SyncOptions:
     layout: Layout = "bundle"
     with_replay: bool = False
     patience: Patience = field(default_factory=Patience)
+    stage: Stage = "factor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class SyncResult:
     Attributes:
         folder: The target, absolute.
         manifest: The bundle's.
-        companion: ``aistock_manifest.json``.
+        order: The model's inputs.
+        companion: ``aistock_manifest.json``; None of the model stage, of which there is none.
         transferred: Names of the files that were fetched.
         received: Bytes that came for them; fewer than their sizes where an earlier sync was gone on with.
         changed: Whether anything in the folder is another than before.
@@ -80,7 +84,8 @@ class SyncResult:
 
     folder: Path
     manifest: Manifest
-    companion: SyncManifest
+    order: FactorOrder
+    companion: SyncManifest | None
     transferred: tuple[str, ...]
     received: int
     changed: bool
@@ -125,22 +130,29 @@ def _sync_once(client: ApiClient, options: SyncOptions, target: Path, report: Re
     local = read_local(target)
     require_free(target, force=True, known=local.known)
     report("anchor", 0, 0)
-    anchor = client.anchor(options.task)
-    if options.task not in {LATEST, anchor.task_id}:
-        raise client.unusable(f"asked for {options.task!r}, it answers for {anchor.task_id!r}")
-    _require_weights(anchor)
+    anchor = _ask_anchor(client, options) if options.stage == "factor" else None
+    with _noticing_changes():
+        task = client.task(options.task if anchor is None else anchor.task_id, options.stage)
+    if options.task not in {LATEST, task.task_id}:
+        raise client.unusable(f"asked for {options.task!r}, it answers for {task.task_id!r}")
+    if options.stage not in task.bundle_stages:
+        raise _nothing_accepted(task, options.stage)
     report("bundle", 0, 0)
     with _noticing_changes():
-        task = client.task(anchor.task_id)
         content = client.small_asset(
-            anchor.task_id, MANIFEST_NAME, replay=options.with_replay, known=local.manifest_sha256
+            task.task_id,
+            MANIFEST_NAME,
+            replay=options.with_replay,
+            known=local.manifest_sha256,
+            stage=options.stage,
         )
     if content is None:
         content = local.manifest
     if content is None:
         raise client.unusable(f"{MANIFEST_NAME} is said to be unchanged, and there is none here")
-    manifest = parse_listing(content, anchor.task_id, replay=options.with_replay)
-    _require_same_weights(anchor, manifest)
+    manifest = parse_listing(content, task.task_id, replay=options.with_replay, stage=options.stage)
+    if anchor is not None:
+        _require_same_weights(anchor, manifest)
     local.require_synced(content)
     right = local.right(manifest.files)
     missing = {name: file for name, file in manifest.files.items() if name not in right}
@@ -148,28 +160,31 @@ def _sync_once(client: ApiClient, options: SyncOptions, target: Path, report: Re
     if not missing and local.manifest == content and local.layout == options.layout and local.is_whole():
         return _keep(assembly)
     with hold_staging(target) as staging:
-        origin = Origin(client, anchor.task_id, options.with_replay)
+        origin = Origin(client, task.task_id, options.with_replay, options.stage)
         with _noticing_changes():
             received = _bring(origin, missing, staging, options.patience, report)
-        manifest, companion = assemble(assembly, staging)
-    return SyncResult(target, manifest, companion, tuple(missing), received, changed=True)
+        whole = assemble(assembly, staging)
+    return SyncResult(
+        target, whole.manifest, whole.order, whole.companion, tuple(missing), received, changed=True
+    )
 
 
 def _keep(assembly: Assembly) -> SyncResult:
     """Leave a folder that is right as it is, its companion aside where the anchor has something new to say."""
     target, local = assembly.target, assembly.local
-    manifest, companion = assembly.describe(target)
-    same = local.companion is not None and companion.says_the_same_as(local.companion)
-    if same and local.companion is not None:
-        companion = local.companion
-    else:
+    whole = assembly.describe(target)
+    companion, known = whole.companion, local.companion
+    same = companion is None or (known is not None and companion.says_the_same_as(known))
+    if same:
+        companion = known
+    elif companion is not None:
         with replace_atomically(target / COMPANION_NAME) as temporary:
             temporary.write_bytes(to_json(companion))
     if staging_of(target).exists():
         # Of an earlier sync that was stopped.
         with hold_staging(target):
             pass
-    return SyncResult(target, manifest, companion, (), 0, changed=not same)
+    return SyncResult(target, whole.manifest, whole.order, companion, (), 0, changed=not same)
 
 
 def _bring(
@@ -194,6 +209,25 @@ def _bring(
     return received
 
 
+def _ask_anchor(client: ApiClient, options: SyncOptions) -> SotaFactorAnchor:
+    anchor = client.anchor(options.task)
+    if options.task not in {LATEST, anchor.task_id}:
+        raise client.unusable(f"asked for {options.task!r}, it answers for {anchor.task_id!r}")
+    _require_weights(anchor)
+    return anchor
+
+
+def _nothing_accepted(task: TaskManifest, stage: Stage) -> ApiError:
+    others = [each for each in task.bundle_stages if each != stage]
+    return ApiError(
+        "no-accepted-run",
+        f"{task.task_id} has accepted no {stage} experiment of its own.",
+        f"Sync its other stage: --stage {others[0]}."
+        if others
+        else "Name a run that has; /tasks lists them.",
+    )
+
+
 def _require_weights(anchor: SotaFactorAnchor) -> None:
     if (
         anchor.resolved_model_weight_source == "factor_exp"
@@ -212,8 +246,7 @@ def _require_weights(anchor: SotaFactorAnchor) -> None:
     raise ApiError(
         "weights-not-factor-exp",
         f"{anchor.task_id} has no weights that are its last accepted factor experiment's own: {why}",
-        "Nothing was written. Bring its workspace back on the server. What fin_model won comes as a zip of its bundle, "
-        f"/tasks/{anchor.task_id}/bundle?stage=model: unpack it, then rdagent-sota verify.",
+        "Nothing was written. Bring its workspace back on the server; or sync what fin_model won: --stage model.",
     )
 
 

@@ -71,6 +71,11 @@ def test_what_came_is_said(server: ContractServer, tmp_path: Path) -> None:
     assert "written again" not in sync(server, target)
 
 
+def test_the_notes_layout_is_of_the_factor_stage(server: ContractServer, tmp_path: Path) -> None:
+    said = sync(server, tmp_path / "live", "--stage", "model", "--layout", "notes", code=2)
+    assert "leave it out with --stage model" in said
+
+
 def test_what_came_as_json(server: ContractServer, tmp_path: Path) -> None:
     """One object, and no progress bar beside it."""
     target = tmp_path / "live"

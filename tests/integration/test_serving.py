@@ -165,6 +165,14 @@ def test_the_model_s_bundle_is_served(api: str, alone: RealRun, tool: Run, tmp_p
     assert said["stage"] == "model"
     assert said["replay"]["max_difference"] <= 1e-6
 
+    synced = tmp_path / "synced"
+    came = tool(
+        "sync", "--api", api, "--task", "latest", "--stage", "model", "--with-replay", "--out", str(synced)
+    )
+    assert came["stage"] == "model"
+    assert came["aistock_manifest"] is None
+    assert tool("verify", str(synced))["replay"]["max_difference"] <= 1e-6
+
 
 def test_runs_side_by_side_say_the_same_everywhere(
     api: str, factor_run: RealRun, alone: RealRun, informed: RealRun, tool: Run, sandbox: Sandbox

@@ -82,9 +82,10 @@ class ContractServer:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
 
-    def serve(self, folder: Path, evidence: Path | None = None) -> None:
-        """From now on serve this bundle, with another one for ``replay=true``, and without any fault."""
+    def serve(self, folder: Path, evidence: Path | None = None, model: Path | None = None) -> None:
+        """From now on serve this bundle, others for ``replay=true`` and ``stage=model``, and without any fault."""
         self.folder = folder
+        self.model = model
         self.evidence = evidence
         self.task_id = "made"
         self.token: str | None = None
@@ -176,7 +177,7 @@ class ContractServer:
             chosen_session_file="__session__/1/4_record",
             signature="unsigned",
             assets=tuple(assets),
-            bundle_stages=("factor",),
+            bundle_stages=("factor",) if self.model is None else ("factor", "model"),
         )
 
     def _read(self, name: str) -> bytes:
@@ -199,15 +200,17 @@ class ContractServer:
             await _send(send, 200, {}, listing.model_dump_json().encode())
         elif path in {"/tasks/latest/sota_factor_anchor", f"/tasks/{self.task_id}/sota_factor_anchor"}:
             await _send(send, 200, {}, self.anchor().model_dump_json().encode())
-        elif path == f"/tasks/{self.task_id}":
+        elif path in {"/tasks/latest", f"/tasks/{self.task_id}"}:
             await _send(send, 200, {}, self.task().model_dump_json().encode())
         elif path == f"/tasks/{self.task_id}/asset_bytes":
             query = parse_qs(scope["query_string"].decode())
-            await self._asset(send, query["key"][0], "replay" in query, headers)
+            of_model = query.get("stage") == ["model"]
+            folder = self.evidence if "replay" in query and self.evidence is not None else self.folder
+            await self._asset(send, query["key"][0], (of_model and self.model) or folder, headers)
         else:
             await self._problem(send, path, 404, "task-not-found")
 
-    async def _asset(self, send: Any, key: str, replay: bool, headers: dict[str, str]) -> None:
+    async def _asset(self, send: Any, key: str, folder: Path, headers: dict[str, str]) -> None:
         faults = self.faults
         if faults.on_asset is not None:
             faults.on_asset(key)
@@ -216,7 +219,6 @@ class ContractServer:
             self.asked.append(Asked(key, status))
             await self._problem(send, key, status, slug)
             return
-        folder = self.evidence if replay and self.evidence is not None else self.folder
         listed = json.loads((folder / MANIFEST_NAME).read_text())["files"]
         if key not in listed and key != MANIFEST_NAME:
             await self._problem(send, key, 404, "asset-not-found")

@@ -376,6 +376,57 @@ def test_weights_of_another_source_are_refused(server: ContractServer, target: P
     assert server.asked == []
 
 
+@pytest.fixture
+def with_model(server: ContractServer, tmp_path: Path) -> ContractServer:
+    """The run has accepted a torch model as well."""
+    model = make_bundle(tmp_path / "model", "time_series", replay=False).folder
+    edit_document(model, MANIFEST_NAME, lambda manifest: manifest.update(stage="model", loop=3))
+    server.serve(server.folder, server.evidence, model)
+    return server
+
+
+@pytest.mark.parametrize("task", ["made", "latest"])
+def test_the_model_stage_is_synced_too(with_model: ContractServer, target: Path, task: str) -> None:
+    """A bundle as it was exported, without the companion of the factor stage; a second time, nothing comes."""
+    done = sync(with_model, target, task, stage="model")
+    assert with_model.model is not None
+    assert contents(target) == contents(with_model.model)
+    assert (done.manifest.stage, done.manifest.loop, done.companion) == ("model", 3, None)
+    open_bundle(target, replay=False)
+    with_model.transferred()
+    before = facts(target)
+    again = sync(with_model, target, task, stage="model")
+    assert (again.changed, again.transferred, with_model.transferred()) == (False, (), [])
+    assert facts(target) == before
+
+
+def test_a_damaged_file_of_the_model_stage_is_fetched_again(with_model: ContractServer, target: Path) -> None:
+    sync(with_model, target, stage="model")
+    (target / ORDER_NAME).write_text("{}", encoding="utf-8")
+    with_model.transferred()
+    assert sync(with_model, target, stage="model").transferred == (ORDER_NAME,)
+    assert with_model.transferred() == [ORDER_NAME]
+
+
+def test_a_run_without_an_accepted_model(server: ContractServer, target: Path) -> None:
+    assert "no model experiment" in refused(server, target, "no-accepted-run", stage="model")
+
+
+def test_a_factor_bundle_in_place_of_the_model_s_is_refused(with_model: ContractServer, target: Path) -> None:
+    """As a server of an earlier release answers, which does not know the stage."""
+    assert with_model.model is not None
+    edit_document(with_model.model, MANIFEST_NAME, lambda manifest: manifest.update(stage="factor"))
+    assert "no accepted model" in refused(with_model, target, "unusable-answer", stage="model")
+
+
+def test_another_bundle_is_not_replaced_by_the_model_stage(with_model: ContractServer, target: Path) -> None:
+    """Nothing in a bundle of the model stage says whether a sync or an export wrote it."""
+    assert with_model.model is not None
+    shutil.copytree(with_model.model, target)
+    edit_document(target, MANIFEST_NAME, lambda manifest: manifest.update(loop=2))
+    refused(with_model, target, "target-exists", stage="model")
+
+
 def test_foreign_files_at_the_target_stay(server: ContractServer, target: Path) -> None:
     """Notes beside a sync, a folder of something else, a file, a link: untouched, and the server is not asked."""
     sync(server, target)
