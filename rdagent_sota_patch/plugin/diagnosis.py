@@ -19,6 +19,7 @@ from rdagent_sota_patch.plugin.causal import require_causal
 from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems
 from rdagent_sota_patch.plugin.host import alpha_features, check_market, model_segments, rdagent_version
 from rdagent_sota_patch.plugin.host_check import require_known_host
+from rdagent_sota_patch.plugin.needs import find_missing
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
 from rdagent_sota_patch.plugin.traits import Traits, installed_traits
 from rdagent_sota_patch.settings import Settings, load_settings
@@ -78,7 +79,8 @@ def diagnose(differences: tuple[Difference, ...] = ()) -> Diagnosis:
     version = found.attempt(rdagent_version)
     traits = installed_traits() if version is not None else None
     if version is not None:
-        found.attempt(require_known_host)
+        # RD-Agent itself would end on what is missing; `rdagent-sota run` does before it begins.
+        found.notices.extend(found.attempt(_find_missing) or ())
     found.notices.extend(_in_both(differences, traits))
     settings = found.attempt(load_settings)
     used = _Used()
@@ -204,6 +206,11 @@ def _goes_on(*, feeds: bool) -> Problem:
         f"SOTA_STRICT is off, so that a run says what is wrong and goes on {how}.",
         "Unset SOTA_STRICT to have it stop instead.",
     )
+
+
+def _find_missing() -> tuple[Problem, ...]:
+    require_known_host()
+    return find_missing(find_host(), os.environ)
 
 
 def _is_setting(difference: Difference) -> bool:
