@@ -332,6 +332,10 @@ class Weights(Document):
     code_relpath: str | None = None
 
 
+Region = Literal["cn", "us", "tw"]
+"""Those that Qlib has (``qlib/constant.py``); ``cn`` is its own default."""
+
+
 class ModelMeta(Document):
     """``model_meta.json``.
 
@@ -346,6 +350,7 @@ class ModelMeta(Document):
         alpha: The Alpha features that the model has, in ``factor_order``'s order; a mined factor of the same name
             replaces one.
         instruments: The market that was trained on, such as ``csi300``.
+        region: Qlib's, of the training.
         feature_importance: By gain, largest first; null where the model has none.
     """
 
@@ -359,6 +364,7 @@ class ModelMeta(Document):
     label: dict[str, str]
     alpha: tuple[AlphaFeature, ...]
     instruments: str
+    region: Region = "cn"
     processors: tuple[Processor, ...]
     weights: Weights
     feature_importance: tuple[Importance, ...] | None

@@ -134,6 +134,7 @@ def describe_model(trained: TrainedModel, *, has_code: bool) -> ModelMeta:
         label=trained.label,
         alpha=trained_alpha(trained),
         instruments=trained.instruments,
+        region=trained.region,
         processors=trained.processors,
         weights=Weights(
             pickle_relpath=WEIGHTS_NAME,

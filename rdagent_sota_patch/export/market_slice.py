@@ -15,7 +15,7 @@ from rdagent_sota_patch.bundle.documents import PREDICTIONS_NAME, REPLAY_NAME, S
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.factor_table.reading import iterate_batches, open_parquet, unreadable
 from rdagent_sota_patch.factor_table.schema import INDEX, parse_schema
-from rdagent_sota_patch.mlruns.recorder import read_artifact, read_predictions
+from rdagent_sota_patch.mlruns.recorder import CONFIG, read_artifact, read_predictions
 from rdagent_sota_patch.scoring.alpha import alpha_request, compute_alpha
 from rdagent_sota_patch.scoring.features import join_features, no_rows, order_columns
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.mlruns.trained import TrainedModel
 
 COMPARED_DAYS = 5
-_CONFIG = "config"
 _JOBS = 2
 _ROWS_AT_ONCE = 400_000
 # Of a table with all its columns, for some of its rows.
@@ -315,7 +314,7 @@ def _provider_of(trained: TrainedModel) -> Path:
     Raises:
         BundleError: ``replay-needs-market-data``.
     """
-    match read_artifact(trained.recorder, _CONFIG):
+    match read_artifact(trained.recorder, CONFIG):
         case {"qlib_init": {"provider_uri": str() as uri}} | {
             "qlib_init": {"provider_uri": {"day": str() as uri}}
         }:

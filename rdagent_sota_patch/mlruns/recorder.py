@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WEIGHTS = "params.pkl"
 TASK = "task"
 DATASET = "dataset"
+CONFIG = "config"
 PREDICTIONS = "pred.pkl"
 
 _FINISHED = "3"

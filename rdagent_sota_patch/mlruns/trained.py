@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from rdagent_sota_patch.bundle.documents import Region
 from rdagent_sota_patch.errors import BundleError, Problem, SnapshotError
 from rdagent_sota_patch.factor_table.schema import read_names
 from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.mlruns.loaders import thaw_loaders
-from rdagent_sota_patch.mlruns.recorder import DATASET, TASK, WEIGHTS, read_artifact, unreadable
+from rdagent_sota_patch.mlruns.recorder import CONFIG, DATASET, TASK, WEIGHTS, read_artifact, unreadable
 from rdagent_sota_patch.mlruns.weights import choose_columns, plain, thaw_processors, thaw_weights
 from rdagent_sota_patch.scoring.booster import count_features, read_importance, read_real_names
 from rdagent_sota_patch.scoring.processing import require_known
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rdagent_sota_patch.bundle.documents import AlphaFeature, Importance, Join, Processor, TriedOrder
+    from rdagent_sota_patch.bundle.documents import (
+        AlphaFeature,
+        Importance,
+        Join,
+        Processor,
+        TriedOrder,
+    )
     from rdagent_sota_patch.mlruns.loaders import Arrangement, Loaded
     from rdagent_sota_patch.mlruns.recorder import Recorder
     from rdagent_sota_patch.mlruns.weights import ModelWeights, Network
@@ -48,6 +55,7 @@ class TrainedModel:
         columns: The model's input in the order of training, as loaders, table and task give it; use
             `trained_columns`, which holds it against what the model says itself.
         instruments: The market, such as ``csi300``.
+        region: Qlib's.
         processors: What an input goes through, in this order; shared ones first. Those that only choose columns
             are resolved in ``columns`` and left out.
         join: Whose rows the input has.
@@ -76,6 +84,7 @@ class TrainedModel:
     mined: tuple[str, ...]
     columns: tuple[str, ...]
     instruments: str
+    region: Region
     processors: tuple[Processor, ...]
     join: Join
     arrangement: Arrangement
@@ -223,6 +232,7 @@ def _assemble(
             mined=mined,
             columns=columns,
             instruments=_instruments(pickled),
+            region=_read_region(recorder),
             processors=resolved,
             join=arrangement.join,
             arrangement=arrangement,
@@ -239,6 +249,18 @@ def _assemble(
         raise Unthawable("no features at all")
     require_known(first.processors)
     return first if loaded.unknown is None else replace(first, candidates=arranged)
+
+
+def _read_region(recorder: Recorder) -> Region:
+    """Of the training's ``qlib_init``; Qlib's own default where the training names none."""
+    if not (recorder.artifacts / CONFIG).is_file():
+        return "cn"
+    match read_artifact(recorder, CONFIG):
+        case {"qlib_init": {"region": str() as name}} if name in get_args(Region):
+            return cast("Region", name)
+        case {"qlib_init": {"region": other}}:
+            raise Unthawable(f"a region that Qlib does not have: {str(other)[:40]!r}")
+    return "cn"
 
 
 def _arrange(

@@ -89,21 +89,21 @@ def _missing_key(given: Mapping[str, str]) -> Iterator[Problem]:
 
 
 def _missing_data(host: HostSource, given: Mapping[str, str]) -> Iterator[Problem]:
-    folder = _qlib_folder(host, given)
+    try:
+        template = traits_of(host).template
+        uri, region = template.scalar("provider_uri"), template.scalar("region") or "cn"
+    except HostError:
+        return
+    folder = _folder(uri, given)
     if folder is not None and not (folder / "calendars" / "day.txt").is_file():
         yield Problem(
             "qlib-data-missing",
             f"RD-Agent back-tests on Qlib's data in {folder}, which has no calendars/day.txt.",
-            "Download them: python -m qlib.run.get_data qlib_data --target_dir ~/.qlib/qlib_data/cn_data --region cn",
+            f"Download them: python -m qlib.run.get_data qlib_data --target_dir {folder} --region {region}",
         )
 
 
-def _qlib_folder(host: HostSource, given: Mapping[str, str]) -> Path | None:
-    """``provider_uri`` of the template for models; None where that is not written out or not there."""
-    try:
-        uri = traits_of(host).template.scalar("provider_uri")
-    except HostError:
-        return None
+def _folder(uri: str | None, given: Mapping[str, str]) -> Path | None:
     if uri is None:
         return None
     home = given.get("HOME")

@@ -24,7 +24,7 @@ from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.scoring.alpha_arrays import compute_on_arrays
 
 if TYPE_CHECKING:
-    from rdagent_sota_patch.bundle.documents import ModelMeta
+    from rdagent_sota_patch.bundle.documents import ModelMeta, Region
 
 _REMEMBERS = re.compile(r"\b(EMA|Delta)\s*\(|,\s*0(\.\d*)?\s*\)")
 """What needs more history than it says (``get_extended_window_size``): averages that never forget, windows of all there
@@ -45,6 +45,7 @@ class AlphaRequest:
         row_expressions: Expressions that decide, with the others, which rows there are, and whose values are not
             wanted: the label's. Qlib's loader makes a row of every day that any expression has.
         jobs: Processes.
+        region: Qlib's.
     """
 
     provider: Path
@@ -55,6 +56,7 @@ class AlphaRequest:
     expressions: dict[str, str]
     row_expressions: tuple[str, ...]
     jobs: int = 1
+    region: Region = "cn"
 
 
 def alpha_request(
@@ -77,7 +79,15 @@ def alpha_request(
         kwargs = meta.handler.get("kwargs", meta.handler)
         start = min(first, str(kwargs.get("start_time") or first)[:10])
     return AlphaRequest(
-        provider, meta.instruments, start, last, first, expressions, tuple(meta.label.values()), jobs
+        provider,
+        meta.instruments,
+        start,
+        last,
+        first,
+        expressions,
+        tuple(meta.label.values()),
+        jobs,
+        meta.region,
     )
 
 
@@ -137,6 +147,7 @@ def compute_alpha(request: AlphaRequest) -> pd.DataFrame:
         place = Path(folder).resolve()
         plain = {
             "provider": str(request.provider.resolve()),
+            "region": request.region,
             "market": request.market,
             "start": request.start,
             "end": request.end,

@@ -21,7 +21,7 @@ def main(request_file: Path, target: Path) -> None:
 
     qlib.init(
         provider_uri=request["provider"],
-        region="cn",
+        region=request["region"],
         kernels=request["jobs"],
         expression_cache=None,
         dataset_cache=None,

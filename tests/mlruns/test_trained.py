@@ -16,6 +16,7 @@ import pytest
 
 from rdagent_sota_patch.bundle.documents import AlphaFeature, Processor
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.export.description import describe_model
 from rdagent_sota_patch.mlruns.recorder import find_recorder
 from rdagent_sota_patch.mlruns.trained import (
     TrainedModel,
@@ -256,6 +257,37 @@ def test_a_task_in_another_form_is_refused(
     place = workspace("boosted")
     rewrite(place, "task", change)
     with pytest.raises(BundleError) as caught:
+        read(place)
+    assert caught.value.slug == "model-form-unknown"
+
+
+@pytest.mark.parametrize(
+    ("config", "region"),
+    [
+        (None, "cn"),
+        ({"qlib_init": {"region": "us", "provider_uri": "/data"}}, "us"),
+        ({"qlib_init": {"provider_uri": "/data"}}, "cn"),
+        ({"task": {}}, "cn"),
+    ],
+)
+def test_the_region_is_the_trainings(
+    workspace: Callable[[str], Path], config: dict[str, Any] | None, region: str
+) -> None:
+    """What names none was trained with Qlib's default."""
+    place = workspace("boosted")
+    path = find_recorder(place).artifacts / "config"
+    path.unlink(missing_ok=True)
+    if config is not None:
+        path.write_bytes(pickle.dumps(config))
+    trained = read(place)
+    assert trained.region == region
+    assert describe_model(trained, has_code=False).region == region
+
+
+def test_a_region_that_qlib_does_not_have_is_refused(workspace: Callable[[str], Path]) -> None:
+    place = workspace("boosted")
+    (find_recorder(place).artifacts / "config").write_bytes(pickle.dumps({"qlib_init": {"region": "mars"}}))
+    with pytest.raises(BundleError, match="mars") as caught:
         read(place)
     assert caught.value.slug == "model-form-unknown"
 
