@@ -21,6 +21,7 @@ from rdagent_sota_patch.bundle.documents import (
     REPLAY_FOLDER,
     REPORT_NAME,
     TENSORS_NAME,
+    WEIGHTS_NAME,
     FactorOrder,
     ModelMeta,
 )
@@ -236,7 +237,9 @@ class Service:
         """
         view = await self.find(task_id, stage)
         asset = view.find_asset(key, asked) if stage == "factor" else None
-        if asset is None and (stage == "model" or view.sota is not None) and _may_be_in_bundle(key):
+        # Those of the factor stage are served from the log or the workspace.
+        in_bundle = _may_be_in_bundle(key) or (stage == "model" and key == WEIGHTS_NAME)
+        if asset is None and in_bundle and (stage == "model" or view.sota is not None):
             asset = (await self._bundles.get(BundleRequest(view, stage, replay))).find_asset(key)
         if asset is None:
             raise ApiError(
