@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.results.assets import Asset
 
-ZERO_COPY = "http.response.zerocopysend"
-"""The ASGI extension by which a server sends a part of an open file itself; `api.server` has it."""
 _CHUNK = 1 << 20
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _ONE_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
@@ -180,36 +178,22 @@ def _number(digits: str) -> int:
 
 
 class _FileResponse(StreamingResponse):
-    """Part of a file: opened once, held against what was promised, and that very file sent."""
+    """Part of a file: opened once, compared with what was promised, and that very file sent."""
 
     def __init__(
         self, asset: Asset, part: range, status: int, headers: dict[str, str], *, body: bool
     ) -> None:
         self._asset = asset
-        self._part = part
-        self._with_body = body
+        self._part = part if body else range(0)
         super().__init__(iter(()), status, headers, asset.media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         file = await to_thread.run_sync(_open_asset, self._asset)
         try:
-            if not self._with_body:
-                await send(self._start())
-                await send({"type": "http.response.body"})
-            elif ZERO_COPY in scope.get("extensions", {}):
-                await send(self._start())
-                await send(
-                    {"type": ZERO_COPY, "file": file, "offset": self._part.start, "count": len(self._part)}
-                )
-                await send({"type": "http.response.body"})
-            else:
-                self.body_iterator = _read_part(file, self._part, self._asset)
-                await super().__call__(scope, receive, send)
+            self.body_iterator = _read_part(file, self._part, self._asset)
+            await super().__call__(scope, receive, send)
         finally:
             file.close()
-
-    def _start(self) -> dict[str, object]:
-        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
 
 def _open_asset(asset: Asset) -> FileIO:
@@ -249,7 +233,6 @@ def _altered(asset: Asset, why: str) -> ApiError:
 
 
 async def _read_part(file: FileIO, part: range, asset: Asset) -> AsyncIterator[bytes]:
-    """For servers that do not send a file themselves."""
     file.seek(part.start)
     left = len(part)
     while left:

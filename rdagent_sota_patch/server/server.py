@@ -1,18 +1,20 @@
-"""uvicorn on a socket of ours, stopped by signals; a client's connection: its limits, and files sent by the kernel.
+"""uvicorn on a socket of ours, stopped by signals; and what a client's connection may hold.
 
-uvicorn bounds neither the time in which a request's head must come nor how long an answer may wait to be read, and
-it would pass every byte of a file through Python. Here both are held to `Limits`, and there is the ASGI extension
-``http.response.zerocopysend``, by which the kernel sends part of a file.
+uvicorn bounds neither the time in which a request's head must come nor how long an answer may wait to be read. So each
+of its connections is behind one of ours, which is told what the system tells a protocol, and bounded by `Limits`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
-import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -21,20 +23,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rdagent_sota_patch.errors import ApiError
 from rdagent_sota_patch.server.problems import describe_problem
-from rdagent_sota_patch.server.sending import ZERO_COPY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from io import FileIO
-    from types import FrameType
+    from collections.abc import Callable, Iterator
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-    from uvicorn import Config
-    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
-    from uvicorn.server import ServerState
-
-_PIECE = 1 << 20
-"""Bytes of a file after which other clients have their turn."""
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +39,7 @@ class Limits:
         header_bytes: Of request line and header fields that have come, while more is waited for.
         header_seconds: In which they must have come, from the connection or their first byte on.
         keep_alive_seconds: For which a connection may be idle between requests.
-        stall_seconds: In which a client must take some of what waits for it; of a file, a megabyte.
+        stall_seconds: In which a client must take some of what waits for it.
         stop_seconds: Which an answer under way still has when the server is stopped.
     """
 
@@ -58,28 +51,30 @@ class Limits:
     stop_seconds: int = 5
 
 
-class Connection(H11Protocol):
-    """A client's connection; `limits` are set by a subclass for each server."""
+class Connection(asyncio.Protocol):
+    """A client's connection: uvicorn's protocol does the work, and here is watched how long the client takes."""
 
-    limits: Limits
+    def __init__(self, inner: H11Protocol, limits: Limits, connections: set[Connection]) -> None:
+        """Nothing is connected yet.
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._inner = self.app
-        self.app = self._answer
+        Args:
+            inner: Told of everything.
+            limits: Of the client.
+            connections: All that are open; this one enters itself.
+        """
+        self._inner = inner
+        self._limits = limits
+        self._connections = connections
+        self._task: asyncio.Task[Any] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, unless there are far too many connections."""
-        super().connection_made(transport)
-        if len(self.connections) > 2 * self.limits.connections:
+        self._transport = transport
+        self._connections.add(self)
+        self._inner.connection_made(transport)
+        if len(self._connections) > 2 * self._limits.connections:
             transport.abort()
             return
         # Told of every byte that the system does not take at once: no answer waits unwatched.
@@ -90,138 +85,71 @@ class Connection(H11Protocol):
         """Stop all watching."""
         _cancel(self._head_timer)
         _cancel(self._stall_timer)
-        super().connection_lost(exc)
+        self._connections.discard(self)
+        self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that has begun must be complete in time, however its bytes trickle."""
-        super().data_received(data)
-        if self.is_answering:
-            _cancel(self._head_timer)
-            self._head_timer = None
-        elif self._head_timer is None:
+        if self._task is None and self._head_timer is None:
             self._expect_head()
+        token = _CONNECTION.set(self)
+        try:
+            self._inner.data_received(data)
+        except h11.LocalProtocolError:
+            # uvicorn's answer to nonsense does not fit into an answer that has begun.
+            self._transport.abort()
+        finally:
+            _CONNECTION.reset(token)
 
-    @property
-    def is_answering(self) -> bool:
-        """Whether a request has come that is not answered yet."""
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def _expect_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
+    def eof_received(self) -> None:
+        """Leave it to uvicorn."""
+        self._inner.eof_received()
 
     def pause_writing(self) -> None:
         """Begin to watch an answer that the client does not take."""
-        super().pause_writing()
+        self._inner.pause_writing()
         self._watch_writing()
 
     def resume_writing(self) -> None:
         """Stop watching: all is taken."""
-        super().resume_writing()
+        self._inner.resume_writing()
         _cancel(self._stall_timer)
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While a request is answered, no other is waited for."""
+        _cancel(self._head_timer)
+        self._head_timer = None
+        self._task = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._task = None
+
+    def let_go(self) -> None:
+        """End it, and the answer that is under way."""
+        self._transport.abort()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def _expect_head(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._head_timer = loop.call_later(self._limits.header_seconds, self._transport.abort)
+
     def _watch_writing(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self._stall_timer = self.loop.call_later(self.limits.stall_seconds, self._look_at_writing, left)
+        left = self._transport.get_write_buffer_size()
+        loop = asyncio.get_running_loop()
+        self._stall_timer = loop.call_later(self._limits.stall_seconds, self._look_at_writing, left)
 
     def _look_at_writing(self, left: int) -> None:
-        if self.transport.get_write_buffer_size() < left:
+        if self._transport.get_write_buffer_size() < left:
             self._watch_writing()
         else:
-            self.transport.abort()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not a HTTP, or too long, with a problem document, and close."""
-        error = sys.exc_info()[1]
-        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-        if self.cycle is not None:
-            # An answer under way could not be told apart from this one.
-            self.cycle.disconnected = True
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.abort()
-            return
-        # Not h11's own words: they repeat what was sent.
-        reason = (
-            f"its head is longer than {self.limits.header_bytes:,} bytes"
-            if status == 431
-            else "it is not HTTP/1.1"
-        )
-        ours = ApiError(
-            "bad-request", f"The request cannot be read: {reason}.", "Send a request of HTTP/1.1."
-        )
-        body = _problem(ours, status, "")
-        headers = [*self.server_state.default_headers, *_problem_headers(body)]
-        phrase = HTTPStatus(status).phrase.encode()
-        for event in (
-            h11.Response(status_code=status, headers=headers, reason=phrase),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cycle = self.cycle
-
-        async def send_or_file(message: Message) -> None:
-            if message["type"] == ZERO_COPY:
-                await self._send_file(cycle, message["file"], message["offset"], message["count"])
-            else:
-                await send(message)
-
-        scope["extensions"] = {**scope.get("extensions", {}), ZERO_COPY: {}}
-        app: ASGIApp = self._inner if len(self.connections) <= self.limits.connections else _refuse
-        try:
-            await app(scope, receive, send_or_file)
-        except asyncio.CancelledError:
-            # The server is stopped and the time for it is over; it cancels for nothing else.
-            self._let_go(cycle)
-
-    async def _send_file(self, cycle: RequestResponseCycle, file: FileIO, offset: int, count: int) -> None:
-        """Send part of a file; where that cannot be, the connection ends short of what it promised.
-
-        As with uvicorn's own ``send``, it is not an error of the application when the client has gone.
-        """
-        if cycle.disconnected or not count:
-            return
-        unsent = _Unsent(count)
-        # https://h11.readthedocs.io/en/latest/api.html#sendfile
-        told = self.conn.send_with_data_passthrough(h11.Data(data=unsent))  # type: ignore[arg-type]
-        if told is None or len(told) != 1:
-            raise RuntimeError("A file is sent only in an answer with a Content-Length.")
-        end = offset + count
-        while offset < end:
-            # In pieces, and each waits for its turn: a quick client could otherwise keep the kernel, and with it
-            # the event loop, busy to the file's end.
-            work = self.loop.sendfile(self.transport, file, offset, min(_PIECE, end - offset))
-            try:
-                sent = await asyncio.wait_for(work, self.limits.stall_seconds)
-            except (ConnectionError, asyncio.TimeoutError):
-                sent = None
-            except RuntimeError:
-                # Of asyncio, for a connection that was closed meanwhile.
-                if not self.transport.is_closing():
-                    raise
-                sent = None
-            if not sent:
-                if sent is not None:
-                    self.logger.error("A file became shorter while it was sent: %s.", self.scope["path"])
-                self._let_go(cycle)
-                return
-            offset += sent
-
-    def _let_go(self, cycle: RequestResponseCycle) -> None:
-        cycle.disconnected = True
-        self.transport.abort()
+            self._transport.abort()
 
 
-class _Unsent:
-    """As long as the bytes that the kernel will send: all that h11 asks of data."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
+_CONNECTION: ContextVar[Connection] = ContextVar("connection")
+"""Whose bytes are read: the task that answers them begins in this context."""
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -233,25 +161,22 @@ async def _refuse(scope: Scope, _: Receive, send: Send) -> None:
     busy = ApiError(
         "server-busy", "The server has as many connections as it takes.", "Try again in a moment."
     )
-    body = _problem(busy, 503, scope["path"])
-    headers = [*_problem_headers(body), (b"retry-after", b"1")]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-def _problem(error: ApiError, status: int, path: str) -> bytes:
-    return describe_problem(error, path).model_copy(update={"status": status}).model_dump_json().encode()
-
-
-def _problem_headers(body: bytes) -> list[tuple[bytes, bytes]]:
-    return [
+    document = describe_problem(busy, scope["path"]).model_copy(update={"status": 503})
+    body = document.model_dump_json().encode()
+    headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
         (b"x-content-type-options", b"nosniff"),
         (b"cache-control", b"no-store"),
         (b"connection", b"close"),
+        (b"retry-after", b"1"),
     ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
+
+_TICK = 0.05
+"""Seconds after which a stop is noticed."""
 
 _OTHER_FILES = 128
 """Descriptors that are not a connection's: snapshots being read, bundles being built."""
@@ -283,27 +208,48 @@ def run_server(app: ASGIApp, options: ServerOptions, announce: Callable[[str], N
     Raises:
         ApiError: ``cannot-listen``, ``too-few-open-files``.
     """
-    Server(app, options, announce).run()
+    server = Server(app, options, announce)
+    # In a thread, where uvicorn leaves signals alone: it would raise them again once it has stopped for them.
+    with ThreadPoolExecutor(1) as thread, _stopped_by_signals(server):
+        serving = thread.submit(server.run)
+        while wait([serving], timeout=_TICK).not_done:
+            pass
+    serving.result()
 
 
-class Server(uvicorn.Server):
-    """The server itself, for those that stop it by ``should_exit`` from another thread."""
+@contextmanager
+def _stopped_by_signals(server: Server) -> Iterator[None]:
+    before = {
+        number: signal.signal(number, lambda *_: server.stop()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Server:
+    """The server itself, for those that run it in a thread of theirs."""
 
     def __init__(self, app: ASGIApp, options: ServerOptions, announce: Callable[[str], None]) -> None:
+        """Nothing is listened to yet; see `run_server` for the arguments."""
         limits = options.limits
-
-        class LimitedConnection(Connection):
-            pass
-
-        LimitedConnection.limits = limits
+        self._app = app
         self._options = options
         self._announce = announce
-        self._loop: asyncio.AbstractEventLoop | None = None
-        super().__init__(
+        self._connections: set[Connection] = set()
+        self._stopped = threading.Event()
+        self._at_once = threading.Event()
+
+        def connect(**given: Any) -> Connection:
+            return Connection(H11Protocol(**given), limits, self._connections)
+
+        self._uvicorn = uvicorn.Server(
             uvicorn.Config(
-                app,
-                http=LimitedConnection,
-                # Named, so that the same server runs wherever uvloop, httptools or websockets happen to be installed.
+                self._answer,
+                http=connect,  # type: ignore[arg-type]
+                # Named, so that the same server runs wherever uvloop or websockets happen to be installed.
                 loop="asyncio",
                 ws="none",
                 interface="asgi3",
@@ -319,7 +265,7 @@ class Server(uvicorn.Server):
             )
         )
 
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
+    def run(self) -> None:
         """Listen and serve until stopped.
 
         Raises:
@@ -327,41 +273,43 @@ class Server(uvicorn.Server):
         """
         _allow_open_files(self._options.limits.connections)
         with listen(self._options.host, self._options.port) as listener:
-            super().run([listener] if sockets is None else sockets)
+            asyncio.run(self._serve(listener))
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to answer, and say where."""
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        if sockets and not self.should_exit:
-            address, port = sockets[0].getsockname()[:2]
-            self._announce(f"http://{f'[{address}]' if ':' in address else address}:{port}")
+    def stop(self) -> None:
+        """Stop, once what is under way is answered or its time is over; called again, at once. From any thread."""
+        if self._stopped.is_set():
+            self._at_once.set()
+        self._stopped.set()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop; the application is told of it in any case, which uvicorn does not do after a second signal."""
-        await super().shutdown(sockets)
-        if self.force_exit:
-            await self.lifespan.shutdown()
+    async def _serve(self, listener: socket.socket) -> None:
+        serving = asyncio.ensure_future(self._uvicorn.serve([listener]))
+        announced = False
+        while not serving.done():
+            if self._uvicorn.started and not announced:
+                address, port = listener.getsockname()[:2]
+                self._announce(f"http://{f'[{address}]' if ':' in address else address}:{port}")
+                announced = True
+            self._uvicorn.should_exit |= self._stopped.is_set()
+            if self._at_once.is_set():
+                for connection in tuple(self._connections):
+                    connection.let_go()
+            await asyncio.wait([serving], timeout=_TICK)
+        await serving
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop; a second signal does not wait for what is under way.
-
-        Unlike uvicorn's own, the signal is not raised again at the end: it did what it was sent for.
-        """
-        if self.should_exit:
-            self.force_exit = True
-        if self.force_exit and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._let_all_go)
-        self.should_exit = True
-
-    def _let_all_go(self) -> None:
-        # Else asyncio would wait for every connection to be closed, from Python 3.12 on. Where an answer is under way,
-        # its task ends the connection: asyncio does not bear that a file's is closed by another.
-        for task in self.server_state.tasks:
-            task.cancel()
-        for connection in self.server_state.connections:
-            if isinstance(connection, Connection) and not connection.is_answering:
-                connection.transport.abort()
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        connection = _CONNECTION.get()
+        app = self._app if len(self._connections) <= self._options.limits.connections else _refuse
+        with connection.answering():
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                # The server is stopped and the time for it is over; it cancels for nothing else.
+                connection.let_go()
+                # uvicorn is told of it by the loop, and would report an answer that does not end.
+                await asyncio.sleep(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

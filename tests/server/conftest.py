@@ -41,6 +41,8 @@ def bundles_made(served: Served) -> None:
 def nothing_left_open(served: Served) -> Iterator[None]:
     """After the test the server holds no more files than before, and answers."""
     assert served.get("/tasks/accepted").status == 200
+    # The process that reads the list is kept.
+    assert served.get("/tasks").status == 200
     before = _settle(served, served.open_files())
     yield
     assert _settle(served, before) <= before

@@ -26,7 +26,7 @@ def running(app: ASGIApp, limits: Limits | None = None) -> Iterator[int]:
     try:
         yield int(announced.get(timeout=10).rpartition(":")[2])
     finally:
-        server.should_exit = True
+        server.stop()
         thread.join(10)
     assert not thread.is_alive()
 
