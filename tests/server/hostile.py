@@ -8,7 +8,6 @@ from tests.results.log_root import CANARY
 
 from .listening import head_and_body
 
-
 NOT_HTTP = b"Invalid HTTP request received."
 
 
