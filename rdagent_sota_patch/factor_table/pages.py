@@ -7,6 +7,8 @@ unpack to gigabytes, and one long text may be in every row. So each header is re
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -46,6 +48,7 @@ _FEW = 1 << 16
 _HEADER, _LARGEST_HEADER = 192, 16 << 20
 # Files of old writers have dictionaries that their footers do not count; pyarrow reads on by so much.
 _UNCOUNTED = 100
+_LENGTH = struct.Struct("<I")
 _CODECS = {"SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4_RAW": "lz4_raw"}
 
 
@@ -161,8 +164,8 @@ def _has_short_texts(data: bytes, chunk: Any, size: int) -> bool:
     elif chunk.compression != "UNCOMPRESSED":
         return False
     place, end = 0, len(data)
-    while place < end:
-        length = int.from_bytes(data[place : place + 4], "little")
+    while place + 4 <= end:
+        (length,) = _LENGTH.unpack_from(data, place)
         if length > LONGEST_TEXT:
             raise text_too_long(chunk.path_in_schema)
         place += 4 + length
@@ -173,16 +176,20 @@ def _read_header(read: ReadAt, at: int) -> _Header:
     most = _HEADER
     while True:
         data = read(most, at)
+        if usual := _USUAL.match(data):
+            unpacked, packed, values, encoding = map(_varint, usual.groups())
+            start = at + usual.end()
+            return _Header(_DATA, _signed(unpacked), _signed(packed), _signed(values), encoding >> 1, start)
         try:
             fields, length = _parse_numbers(data)
             kind = fields[1] >> 1
-            values, encoding = _DETAILS.get(kind, (None, None))
+            details = _DETAILS.get(kind)
             return _Header(
                 kind,
                 _signed(fields[2]),
                 _signed(fields[3]),
-                0 if values is None else _signed(fields[values]),
-                0 if encoding is None else fields[encoding] >> 1,
+                0 if details is None else _signed(fields[details[0]]),
+                0 if details is None else fields[details[1]] >> 1,
                 at + length,
             )
         except IndexError:
@@ -191,6 +198,27 @@ def _read_header(read: ReadAt, at: int) -> _Header:
             most *= 16
         except KeyError:
             raise ValueError(_DAMAGED) from None
+
+
+# The header of nearly every page of numbers, faster than the general way: a page of data, its sizes, its values, three
+# encodings, and statistics at most with numbers of 4 or 8 bytes.
+_VARINT = rb"([\x80-\xff]{0,3}[\x00-\x7f])"
+_STATISTICS = (
+    rb"(?:[\x18\x28\x38\x48\x58\x68](?:\x08.{8}|\x04.{4})"
+    rb"|[\x16\x26\x36\x46\x56\x66][\x80-\xff]{0,8}[\x00-\x7f]|[\x11\x12])*"
+)
+_USUAL = re.compile(
+    rb"\x15\x00\x15%b\x15%b\x2c\x15%b\x15([\x00-\x7f])\x15[\x00-\x7f]\x15[\x00-\x7f](?:\x1c%b\x00)?\x00\x00"
+    % (_VARINT, _VARINT, _VARINT, _STATISTICS),
+    re.DOTALL,
+)
+
+
+def _varint(data: bytes) -> int:
+    value = 0
+    for byte in reversed(data):
+        value = value << 7 | byte & 127
+    return value
 
 
 def _signed(value: int) -> int:
