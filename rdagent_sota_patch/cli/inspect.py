@@ -15,10 +15,10 @@ from rdagent_sota_patch.export.choice import find_better
 from rdagent_sota_patch.factor_table.schema import read_names
 from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.results.schemas import ANNUALIZED_RETURN, MAX_DRAWDOWN
-from rdagent_sota_patch.sessions.budget import budget_of_answer
+from rdagent_sota_patch.sessions.budget import budget_of_answer, most_factors
 from rdagent_sota_patch.sessions.locate import summarize
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
-from rdagent_sota_patch.sessions.records import ExperimentKind
+from rdagent_sota_patch.sessions.records import ExperimentKind, Signature
 from rdagent_sota_patch.sessions.workspaces import find_workspace
 from rdagent_sota_patch.settings import load_settings
 
@@ -73,6 +73,7 @@ def run_inspect(log: Path, as_json: bool, *, metrics: bool = False, data: Path |
         more = {} if figures is None else {"factor_metrics": figures.model_dump(mode="json")}
         document = {**_to_plain(session), **more}
         budget_of_answer().spend(document)
+        _tell_left_out(document)
         print_json(document)
         return
     _show(session)
@@ -89,8 +90,35 @@ def _measure(session: Session, data: Path | None) -> FactorMetrics:
     return measure_factors(session.task_id, inputs, name_inputs(session, inputs))
 
 
+def _tell_left_out(document: dict[str, Any]) -> None:
+    parts = [part for part in (*document["loops"], document["sota"], document["given"]) if part]
+    if left_out := sum(part["factors_left_out"] for part in parts):
+        err.print(
+            f"! {left_out:,} factors are not listed: the log repeats them, or names more than are listed of one log; "
+            "factors_left_out says where.",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+class _Listed:
+    """The factors of one log that are listed: each once in its place, and so many in all."""
+
+    def __init__(self, session: Session) -> None:
+        self._left = most_factors(session.signature is Signature.VERIFIED)
+
+    def take(self, factors: Sequence[Any]) -> dict[str, Any]:
+        """Those that are listed, and the number of the others."""
+        once = list(dict.fromkeys(factors))[: self._left]
+        self._left -= len(once)
+        return {"factors": once, "factors_left_out": len(factors) - len(once)}
+
+
 def _to_plain(session: Session) -> dict[str, Any]:
-    sota = session.sota
+    sota, given, listed = session.sota, session.given, _Listed(session)
+    # First what a run would load.
+    of_sota = None if sota is None else listed.take(sota_names(session, sota))
     return {
         "task_id": session.task_id,
         "log": str(session.log),
@@ -98,35 +126,39 @@ def _to_plain(session: Session) -> dict[str, Any]:
         "signature": session.signature.value,
         "skipped": [{"snapshot": str(path), "reason": reason} for path, reason in session.skipped],
         "hist_len": len(session.experiments),
-        "loops": [_experiment_to_plain(experiment) for experiment in session.experiments],
+        "loops": [_experiment_to_plain(experiment, listed) for experiment in session.experiments],
         "sota": {
             "loop": sota.loop,
-            "factors": list(sota_names(session, sota)),
+            **of_sota,
             "workspace": str(sota.workspace) if sota.workspace else None,
             "metrics": dict(sota.metrics),
         }
-        if sota
+        if sota and of_sota
         else None,
-        "given": None if (given := session.given) is None else {"source": given.source, **asdict(given)},
+        "given": None
+        if given is None
+        else {"source": given.source, **asdict(given), **listed.take(given.factors)},
     }
 
 
-def _experiment_to_plain(experiment: ExperimentRecord) -> dict[str, Any]:
+def _experiment_to_plain(experiment: ExperimentRecord, listed: _Listed) -> dict[str, Any]:
     source = experiment.sota_source
+    found = listed.take(
+        [
+            (factor.name, factor.description, factor.formulation, factor.implemented)
+            for factor in experiment.factors
+        ]
+    )
     return {
         "loop": experiment.loop,
         "kind": experiment.kind.value,
         "decision": experiment.decision,
         "hypothesis": experiment.hypothesis,
         "factors": [
-            {
-                "name": factor.name,
-                "description": factor.description,
-                "formulation": factor.formulation,
-                "implemented": factor.implemented,
-            }
-            for factor in experiment.factors
+            dict(zip(("name", "description", "formulation", "implemented"), factor, strict=True))
+            for factor in found["factors"]
         ],
+        "factors_left_out": found["factors_left_out"],
         "model": {"name": experiment.model.name, "model_type": experiment.model.model_type}
         if experiment.model
         else None,
@@ -286,7 +318,7 @@ def _listed(names: Sequence[str]) -> str:
             break
         shown.append(_shortened(name))
     more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more (--json has all)" if more else "")
+    return ", ".join(shown) + (f" and {more:,} more (--json has more)" if more else "")
 
 
 def _shortened(text: str) -> str:

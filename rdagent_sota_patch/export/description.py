@@ -6,8 +6,6 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from rdagent_sota_patch.bundle.documents import (
     BOOSTER_NAME,
     CODE_NAME,
@@ -19,7 +17,7 @@ from rdagent_sota_patch.bundle.documents import (
 )
 from rdagent_sota_patch.bundle.manifest import utc_now
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.factor_table.reading import unreadable
+from rdagent_sota_patch.factor_table.reading import column_chunks, open_parquet
 from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.mlruns.trained import trained_alpha, trained_columns, trained_importance
 
@@ -154,18 +152,15 @@ def has_gaps(table: Path) -> bool | None:
     Raises:
         TableError: ``table-unreadable``.
     """
-    try:
-        footer = pq.read_metadata(table)
-    except (OSError, ValueError) as error:
-        raise unreadable(table, error) from error
     known = True
-    for group in map(footer.row_group, range(footer.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            statistics = column.statistics
-            if statistics is None or not statistics.has_null_count:
-                known = False
-            elif statistics.null_count:
-                return True
+    with open_parquet(table) as file:
+        for leaf in range(len(file.schema)):
+            for chunk in column_chunks(file, table, leaf):
+                statistics = chunk.statistics
+                if statistics is None or not statistics.has_null_count:
+                    known = False
+                elif statistics.null_count:
+                    return True
     return False if known else None
 
 

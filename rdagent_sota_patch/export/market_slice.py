@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from rdagent_sota_patch.bundle.documents import PREDICTIONS_NAME, REPLAY_NAME, SLICE_NAME, ReplayNotes
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.factor_table.reading import iterate_batches, open_parquet, unreadable
+from rdagent_sota_patch.factor_table.reading import iterate_batches, open_parquet, require_room, unreadable
 from rdagent_sota_patch.factor_table.schema import INDEX, parse_schema
 from rdagent_sota_patch.mlruns.recorder import CONFIG, read_artifact, read_predictions
 from rdagent_sota_patch.scoring.alpha import alpha_request, compute_alpha
@@ -300,12 +300,14 @@ def _read_rows(file: Any, table: Path, fields: list[str], field: str, days: pd.D
             pc.any(chosen(batch)).as_py() for batch in iterate_batches(file, table, [field], groups=[group])
         )
     ]
-    batches = [
-        batch.filter(chosen(batch))
-        for batch in iterate_batches(file, table, fields, rows=_BATCH_ROWS, groups=groups)
-    ]
-    schema = batches[0].schema if batches else file.schema_arrow
-    return pa.Table.from_batches([batch for batch in batches if batch.num_rows], schema)
+    batches, held, schema = [], 0, file.schema_arrow
+    for batch in iterate_batches(file, table, fields, rows=_BATCH_ROWS, groups=groups):
+        part, schema = batch.filter(chosen(batch)), batch.schema
+        held += part.nbytes
+        require_room(file, table, held)
+        if part.num_rows:
+            batches.append(part)
+    return pa.Table.from_batches(batches, schema)
 
 
 def _provider_of(trained: TrainedModel) -> Path:

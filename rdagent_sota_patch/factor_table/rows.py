@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rdagent_sota_patch.errors import TableError
+from rdagent_sota_patch.factor_table.pages import MOST_NAMES
 from rdagent_sota_patch.factor_table.reading import BATCH_ROWS, iterate_column, open_parquet, unreadable
 from rdagent_sota_patch.factor_table.schema import is_text_view
 
@@ -185,6 +186,12 @@ def _instrument_codes(
             places = np.array(
                 [seen.setdefault(name or "", len(seen)) for name in dictionary.to_pylist()], dtype=np.int32
             )
+            if len(seen) > MOST_NAMES:
+                raise TableError(
+                    "table-index",
+                    f"{path}: the level instrument holds more than {MOST_NAMES:,} names.",
+                    "Write the instruments as Qlib's data does, such as SH600000.",
+                )
         chosen = places[encoded.indices.to_numpy()]
         used.update(np.unique(chosen).tolist())
         yield chosen

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from rdagent_sota_patch.errors import Problem
-from rdagent_sota_patch.factor_table.reading import column_chunks, open_parquet
+from rdagent_sota_patch.factor_table.reading import column_chunks, open_parquet, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +30,6 @@ _NUMPY_TYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in
     "float32",
     "float64",
 }
-# Even a column that is the same everywhere takes more; what promises more rows than this is not a table of factors.
-_MOST_ROWS_PER_BYTE = 100
 # A column in one of these is not to be read as a dictionary: pyarrow cannot.
 _NO_DICTIONARY = frozenset({"DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"})
 # pandas' words for text as the type of column names.
@@ -102,7 +100,7 @@ def parse_schema(file: Any, path: Path) -> TableSchema:
     """
     schema = file.schema_arrow
     problems: list[Problem] = []
-    _check_rows(file.metadata, path, problems)
+    _check_rows(file, path, problems)
     metadata = _parse_metadata(schema, path, problems)
     index = _find_index(schema, metadata, path, problems)
     columns = _find_columns(schema, metadata, set(index.values()), path, problems)
@@ -241,19 +239,9 @@ def _find_columns(
     return tuple(columns)
 
 
-def _check_rows(footer: Any, path: Path, problems: list[Problem]) -> None:
-    """Whether the footer's count of rows can be true: memory is allocated by it."""
-    counted = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
-    most = _MOST_ROWS_PER_BYTE * path.stat().st_size
-    if footer.num_rows != counted or not 0 <= counted <= most:
-        problems.append(
-            Problem(
-                "table-unreadable",
-                f"{path}: its footer promises {footer.num_rows:,} rows; its row groups have {counted:,}, and the file "
-                f"{path.stat().st_size:,} bytes.",
-                "Write the file again with DataFrame.to_parquet.",
-            )
-        )
+def _check_rows(file: Any, path: Path, problems: list[Problem]) -> None:
+    if file.rows_problem:
+        problems.extend(unreadable(path, file.rows_problem).problems)
 
 
 def _read_as_dictionary(file: Any, path: Path, field: str) -> tuple[str, ...]:

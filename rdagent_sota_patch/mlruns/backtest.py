@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.factor_table.reading import open_parquet
+from rdagent_sota_patch.factor_table.reading import open_parquet, read_whole
 from rdagent_sota_patch.mlruns.recorder import find_recorder, is_only_run, read_artifact, unreadable
 from rdagent_sota_patch.sessions.frames import thaw_frame, thaw_series
 from rdagent_sota_patch.sessions.thaw import Unthawable
@@ -133,7 +133,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             raise unreadable(path, f"it has more than {_MOST_DAYS:,} rows")
         try:
             wanted = [name for name in (*_COLUMNS.values(), "datetime") if name in file.schema_arrow.names]
-            frame: pd.DataFrame = file.read(columns=wanted).to_pandas()
+            frame: pd.DataFrame = read_whole(file, path, wanted).to_pandas()
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
             raise unreadable(path, str(error)[:200]) from None
     return frame

@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.errors import SnapshotError, SotaError
 from rdagent_sota_patch.results.describing import RunOutline, outline_run
+from rdagent_sota_patch.sessions.budget import most_factors
 from rdagent_sota_patch.sessions.records import Session, Signature
 from rdagent_sota_patch.sessions.snapshots import read_session
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.curves import Curves
 
-_MOST_FACTORS = 10_000
-"""Of strangers, and four times that of this machine's own; each is described in every answer."""
 _MOST_MEMORY = 4 << 30
 LENGTH = 8
 """Bytes of the length in front of each outline."""
@@ -154,7 +153,7 @@ def _require_describable(session: Session) -> None:
     sota = session.sota
     factors = sum(len(each.factors) for each in session.experiments)
     factors += 0 if sota is None else sum(1 + len(each.factors) for each in sota.based_on)
-    most = _MOST_FACTORS * (4 if session.signature is Signature.VERIFIED else 1)
+    most = most_factors(session.signature is Signature.VERIFIED)
     if factors > most:
         raise SnapshotError(
             "snapshot-too-large",

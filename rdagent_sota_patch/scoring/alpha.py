@@ -107,11 +107,14 @@ def compute_live(
     if not left:
         return frame, ()
     by_qlib = meta.model_copy(update={"alpha": tuple(each for each in meta.alpha if each.name in left)})
-    theirs = compute_alpha(alpha_request(by_qlib, provider, days, as_trained=False, jobs=jobs))
+    request = alpha_request(by_qlib, provider, days, as_trained=False, jobs=jobs)
     if len(left) == len(expressions):
-        return theirs, left
-    alone = {name: expressions[name] for name in left}
-    rows = compute_on_arrays(provider, meta.instruments, days, alone, tuple(meta.label.values()))[0].index
+        return compute_alpha(request), left
+    # Before Qlib runs: where the data change from here on, its rows are others.
+    rows = compute_on_arrays(provider, meta.instruments, days, request.expressions, request.row_expressions)[
+        0
+    ].index
+    theirs = compute_alpha(request)
     if not rows.equals(theirs.index):
         differing = rows.symmetric_difference(theirs.index)
         day, stock = differing[0]

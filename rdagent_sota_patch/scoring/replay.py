@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from rdagent_sota_patch.bundle.documents import PREDICTIONS_NAME, REPLAY_NAME, SLICE_NAME, ReplayNotes
 from rdagent_sota_patch.bundle.opening import Bundle, open_bundle
-from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.errors import BundleError, TableError
+from rdagent_sota_patch.factor_table.reading import open_parquet, read_whole
 from rdagent_sota_patch.scoring.scoring import load_scorer, score_days
 
 if TYPE_CHECKING:
@@ -143,15 +143,17 @@ def read_frame(bundle: Bundle, name: str) -> pd.DataFrame:
     content = bundle.read(name)
     try:
         # In this thread alone: one of Arrow's that lets go of Python's bytes while Python ends aborts the process.
-        with pq.ParquetFile(pa.BufferReader(content)) as file:
+        with open_parquet(bundle.folder / name, content=content) as file:
             _require_types(file.schema_arrow)
-            table = file.read(use_threads=False)
+            table = read_whole(file, bundle.folder / name)
         # Days that pandas cannot reckon with are refused here, whatever they are counted in.
         place = table.schema.names.index("datetime")
         table = table.set_column(place, "datetime", table.column(place).cast(pa.timestamp("ns")))
         # Without pandas' metadata, which may name types to be made; what it says is known here.
         plain = table.replace_schema_metadata(None)
         frame: pd.DataFrame = plain.to_pandas(use_threads=False).set_index(_LEVELS)
+    except TableError as error:
+        raise BundleError("replay-damaged", error.problems[0].message, _FETCH_AGAIN) from error
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise _damaged(bundle, f"{name} cannot be read: {error}") from error
     return frame
@@ -203,6 +205,7 @@ def _require_replay(bundle: Bundle) -> None:
 
 
 def _damaged(bundle: Bundle, text: str) -> BundleError:
-    return BundleError(
-        "replay-damaged", f"{bundle.folder}: {text}.", "Fetch the bundle again, or export it again."
-    )
+    return BundleError("replay-damaged", f"{bundle.folder}: {text}.", _FETCH_AGAIN)
+
+
+_FETCH_AGAIN = "Fetch the bundle again, or export it again."

@@ -54,6 +54,11 @@ def budget_of_session(own: bool) -> Budget:
     return Budget(4_000_000 * factor, 64_000_000 * factor)
 
 
+def most_factors(own: bool) -> int:
+    """How many factors of one log are described in one answer: ten thousand, and four times that of this machine's."""
+    return 40_000 if own else 10_000
+
+
 def budget_of_answer() -> Budget:
     """For one answer, such as the output of ``inspect``: what one session of this machine may have."""
     return budget_of_session(own=True)

@@ -68,16 +68,52 @@ def test_a_hundred_thousand_factors_of_one_name() -> None:
 
 
 def test_what_is_printed_fits_on_a_screen() -> None:
-    """A hundred thousand names, and a name of a million characters; JSON has them all."""
+    """A hundred thousand names, and a name of a million characters."""
     tasks = [Made(*FACTOR_TASK, state={"factor_name": "same"})] * 100_000
     log_of((factor_experiment("A", sub_tasks=tasks), feedback(True)))
     printed = inspect().stdout
-    assert "and 99," in printed and "more (--json has all)" in printed
+    assert "and 99," in printed and "more (--json has more)" in printed
     assert len(printed) < 10_000
     long = Made(*FACTOR_TASK, state={"factor_name": "x" * 1_000_000})
     log_of((factor_experiment("A", sub_tasks=[long]), feedback(True)))
     assert len(inspect().stdout) < 10_000
     assert len(inspect("--json").stdout) > 1_000_000
+
+
+def test_json_says_how_many_factors_it_leaves_out() -> None:
+    """A factor that an experiment repeats is listed once, and so many of one log as are served; nothing is silent."""
+    same = Made(*FACTOR_TASK, state={"factor_name": "same"})
+    log_of((factor_experiment("A", sub_tasks=[same] * 100_000), feedback(True)))
+    result = inspect("--json")
+    (loop,) = json.loads(result.stdout)["loops"]
+    # One has code, and the others have none.
+    assert [(each["name"], each["implemented"]) for each in loop["factors"]] == [
+        ("same", True),
+        ("same", False),
+    ]
+    assert loop["factors_left_out"] == 99_998
+    assert "99,998 factors are not listed" in result.stderr
+    assert len(result.stdout) < 10_000
+    tasks = [Made(*FACTOR_TASK, state={"factor_name": f"F{place}"}) for place in range(9_000)]
+    log_of(*((factor_experiment("A", sub_tasks=tasks), feedback(True)) for _ in range(2)))
+    document = json.loads(inspect("--json").stdout)
+    listed = [document["sota"], *document["loops"]]
+    assert [len(part["factors"]) for part in listed] == [1, 9_000, 999]
+    assert [part["factors_left_out"] for part in listed] == [0, 0, 8_001]
+
+
+def test_json_of_an_honest_log_has_all() -> None:
+    """Nothing is left out of a log as runs write it, and it says that."""
+    log_of((factor_experiment("A", "B"), feedback(True)), (factor_experiment("C"), feedback(False)))
+    result = inspect("--json")
+    document = json.loads(result.stdout)
+    assert [[factor["name"] for factor in loop["factors"]] for loop in document["loops"]] == [
+        ["A", "B"],
+        ["C"],
+    ]
+    assert document["sota"]["factors"] == ["A", "B"]
+    assert not any(part["factors_left_out"] for part in (document["sota"], *document["loops"]))
+    assert result.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ _OF_THE_HARNESS = (
 """Its copies of a bundle."""
 _TESTS = {
     "sessions that act, once more": ("tests/hostile", "tests/sessions/test_opcodes.py"),
+    "tables that unpack to gigabytes": ("tests/factor_table/test_pages.py",),
     "jail programs": ("tests/sandbox/test_hostile.py", "tests/sandbox/test_inside.py"),
     "requests and lying sessions": (
         "tests/server/test_hostile.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,12 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_patch.bundle.documents import AlphaFeature
 from rdagent_sota_patch.bundle.expressions import OPERATORS
+from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.demo.synthetic_market import MarketSpec, simulate_market, write_qlib_data
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.scoring.alpha import AlphaRequest, compute_alpha
+from rdagent_sota_patch.scoring import alpha
+from rdagent_sota_patch.scoring.alpha import AlphaRequest, compute_alpha, compute_live
 from rdagent_sota_patch.scoring.alpha_arrays import compute_on_arrays
 from rdagent_sota_patch.scoring.market_days import read_calendar
+from tests.bundle.made import make_bundle
 
 SPEC = MarketSpec(seed=5, stocks=51, start=date(2020, 1, 6), end=date(2020, 10, 30))
 BEGIN = "2020-01-06"
@@ -229,3 +234,42 @@ def test_a_days_members_alone(provider: Path, tmp_path: Path) -> None:
     assert not left
     assert [len(rows) for _, rows in ours.groupby("datetime")] == [1, 2, 1]
     require_equal(ours, compute_alpha(replace(request, jobs=1)))
+
+
+def test_rows_that_qlib_gives_otherwise(
+    provider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features of Qlib's are joined with those on arrays where both have the same rows, and refused where not."""
+    copy = shutil.copytree(provider, tmp_path / "qlib")
+    expressions = {"KLEN": "($high-$low)/$open", "EMA": FOR_QLIB["by remembering"]}
+    meta = (
+        open_bundle(make_bundle(tmp_path / "bundle").folder)
+        .model[1]
+        .model_copy(
+            update={
+                "alpha": tuple(
+                    AlphaFeature(name=name, expression=text) for name, text in expressions.items()
+                ),
+                "instruments": MARKET,
+                "label": {"LABEL0": LABEL[0]},
+            }
+        )
+    )
+    days = read_calendar(copy)[-1:]
+    frame, by_qlib = compute_live(meta, copy, days, jobs=1)
+    assert (list(frame.columns), by_qlib) == (["KLEN", "EMA"], ("EMA",))
+    assert frame["EMA"].notna().any()
+    stock = frame.index[0][1]
+
+    def lose_a_stock_and_compute(request: AlphaRequest) -> pd.DataFrame:
+        market = copy / "instruments" / f"{MARKET}.txt"
+        kept = [line for line in market.read_text().splitlines(keepends=True) if not line.startswith(stock)]
+        market.write_text("".join(kept))
+        return compute_alpha(request)
+
+    monkeypatch.setattr(alpha, "compute_alpha", lose_a_stock_and_compute)
+    with pytest.raises(
+        BundleError, match=f"1 differ, the first that of {stock} on {days[0]:%Y-%m-%d}"
+    ) as raised:
+        compute_live(meta, copy, days, jobs=1)
+    assert raised.value.slug == "alpha-failed"

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.scoring import market_days
 from rdagent_sota_patch.scoring.market_days import (
+    Trades,
     find_day_problems,
     members_on,
     read_calendar,
@@ -126,3 +128,39 @@ def test_reads_closes_as_qlib_stores_them(tmp_path: Path) -> None:
         for position in range(3)
     }
     assert closes == {0: {"SH1": 10, "SH3": 30}, 1: {"SH1": 11}, 2: {"SH1": 12, "SH2": 20}}
+
+
+def test_trades_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closes and volumes are read when first asked for, each once; traded is a day with a price and a volume."""
+    write(tmp_path / "calendars", "day.txt", "2024-01-02\n2024-01-03\n2024-01-04\n2024-01-05\n")
+    nan = np.nan
+    for name, fields in {
+        "sh1": {"close": [0, 10, 11, 12, 13], "volume": [0, 5, 0, 5, 5]},
+        "sh2": {"close": [1, 20, nan, 22], "volume": [1, 5, 5, 5]},
+        "sh3": {"close": [0, 30, 31, 32, 33]},
+    }.items():
+        for field, values in fields.items():
+            path = tmp_path / "features" / name / f"{field}.day.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.array(values, "<f4").tofile(path)
+    fields, asked = [], []
+    read_field = market_days.read_field
+    monkeypatch.setattr(
+        market_days, "read_field", lambda *given: (fields.append(given[2]), read_field(*given))[1]
+    )
+
+    def find() -> list[str]:
+        asked.append(1)
+        return ["SH1", "SH2", "SH3", "SH4"]
+
+    trades = Trades(tmp_path, find, pd.Timestamp("2024-01-04"))
+    assert (fields, asked) == ([], [])
+    for _ in range(3):
+        assert trades.traded.T.tolist() == [
+            [True, False, True],
+            [False, True, False],
+            [True, True, True],
+            [False, False, False],
+        ]
+    assert list(trades.days) == list(pd.to_datetime(["2024-01-02", "2024-01-03", "2024-01-04"]))
+    assert (fields, asked) == (["close", "volume"], [1])
