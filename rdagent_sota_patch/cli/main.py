@@ -39,6 +39,14 @@ LogArgument = Annotated[
     Path, typer.Argument(help="A run's log folder, its __session__, one snapshot file, or 'latest'.")
 ]
 
+LogsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="LOG...",
+        help="A run's log folder, its __session__, one snapshot file, or 'latest'; one or more.",
+    ),
+]
+
 
 class RunSort(str, Enum):
     """The columns of ``runs``; a test holds them to those of the results API."""
@@ -159,14 +167,14 @@ def runs(
 @app.command()
 @reports_errors
 def save(
-    log: LogArgument,
+    logs: LogsArgument,
     target: Annotated[Path, typer.Option("--out", help="The factor file to write; replaced if it exists.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Write the accepted factors of a run to a factor file, with formulas, code and metrics."""
+    """Write the accepted factors of a run, or of several as one set, to a factor file, with formulas and code."""
     from rdagent_sota_patch.cli.save import run_save
 
-    run_save(log, target, as_json)
+    run_save(logs, target, as_json)
 
 
 @app.command()

@@ -19,7 +19,7 @@ DUPLICATE_FROM = 0.99
 _DUST = 1e-14
 """What is left of equal values, as a share of them, once their mean is taken off: rounding."""
 _DOUBTFUL = 1e-8
-"""Where the stocks that a pair shares differ so little beside all of a factor's, sums of squares are not exact enough."""
+"""Where the stocks of a pair differ so little beside all of a factor's, sums of squares are not exact enough."""
 
 
 class MeanCorrelations:
