@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LEAST_SHARED = 0.05
 """Of the smaller table's rows: with fewer in common, two tables are hardly of one market."""
 
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES = 8 << 20
 _SPARSER = 0.5
 _SHOWN = 3
 
