@@ -11,6 +11,7 @@ import typer
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
 from rdagent_sota_patch.cli.interruption import watch_for_interrupt
+from rdagent_sota_patch.cli.library import library
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.environment import load_env_file
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(patch, name="patch")
+app.add_typer(library, name="library")
 for command in (
     bundle_commands.export,
     bundle_commands.verify,
