@@ -20,7 +20,7 @@ from rdagent_sota_patch.library.entries import (
     values_path,
 )
 
-from .test_shelving import add
+from .made_library import add
 
 
 @pytest.fixture

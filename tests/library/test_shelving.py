@@ -17,43 +17,12 @@ import pytest
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.factor_table.metrics import FactorFigures
 from rdagent_sota_patch.factor_table.provenance import read_provenance
-from rdagent_sota_patch.factor_table.sources import Source, origins_of
 from rdagent_sota_patch.hashing import hash_text
 from rdagent_sota_patch.library.entries import find_factor, read_library, values_path
-from rdagent_sota_patch.library.shelving import Added, Findings, add_factors, use_factors
+from rdagent_sota_patch.library.shelving import Findings, add_factors, use_factors
 from rdagent_sota_patch.lookahead.verdicts import Audit, FactorVerdict
-from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Factor, Session, Signature
-from rdagent_sota_patch.settings import SourceKind
-from tests.factor_table.test_merging import VALUES, made
 
-NOTHING = Findings({}, "No figures: there is no market data.", {})
-
-
-def make_source(folder: Path, run: str = "first", code: str = "x = 1\n") -> tuple[Source, Path]:
-    """A run that accepted A in loop 0 and B in loop 2, and its table."""
-    first = ExperimentRecord(
-        0, ExperimentKind.FACTOR, True, factors=(Factor("A", code=code),), workspace=Path("/ws/0")
-    )
-    second = ExperimentRecord(
-        2,
-        ExperimentKind.FACTOR,
-        True,
-        factors=(Factor("B", "Second", "b", {"b": "price"}, code="y = 2\n"),),
-        workspace=Path("/ws/2"),
-        based_on=(first,),
-    )
-    log = folder / "log" / run
-    session = Session(log, log / "snapshot", Signature.VERIFIED, "FactorRDLoop", (first, second))
-    table = folder / f"{run}.parquet"
-    made({"A": VALUES["A"], "B": VALUES["B"]}).to_parquet(table)
-    source = Source(SourceKind.LOG, log, table, session, second, origins=origins_of(second), task_id=run)
-    return source, table
-
-
-def add(folder: Path, findings: Findings = NOTHING, run: str = "first", code: str = "x = 1\n") -> list[Added]:
-    """The run's factors into the library beside it."""
-    source, table = make_source(folder, run, code)
-    return add_factors(folder / "library", source, table, findings)
+from .made_library import NOTHING, VALUES, add, make_source, write_table
 
 
 def state(folder: Path) -> dict[str, bytes]:
@@ -162,7 +131,7 @@ def test_text_that_is_none(tmp_path: Path) -> None:
 _ADD = """
 import sys
 from pathlib import Path
-from tests.library.test_shelving import NOTHING, make_source
+from tests.library.made_library import NOTHING, make_source
 from rdagent_sota_patch.library.shelving import add_factors
 folder, run = Path(sys.argv[1]), sys.argv[2]
 source, table = make_source(folder, run)
@@ -232,6 +201,6 @@ def test_a_table_that_was_changed_since(tmp_path: Path) -> None:
     """Other values are another factor; the old one stays."""
     add(tmp_path)
     source, table = make_source(tmp_path)
-    made({"A": VALUES["A"], "B": VALUES["C"]}).to_parquet(table)
+    write_table(table, A=VALUES["A"], B=VALUES["C"])
     added = add_factors(tmp_path / "library", replace(source, table=table), table, NOTHING)
     assert [each.change for each in added] == ["there", "new"]
