@@ -210,6 +210,7 @@ def _find_out(source: Source, path: Path, data: Path | None) -> Findings:
 
 def _find_audits(source: Source, data: Path | None) -> dict[str, Audit]:
     """What an earlier audit on this market data found of each factor."""
+    from rdagent_sota_patch.library.entries import weigh
     from rdagent_sota_patch.lookahead.kept import read_kept_audit
 
     codes = {origin.name: origin.code for origin in source.origins if origin.code is not None}
@@ -222,9 +223,9 @@ def _find_audits(source: Source, data: Path | None) -> dict[str, Audit]:
         return {}
     if kept is None:
         return {}
-    # One each; where any found a factor to see the future, that one.
-    ordered = sorted(kept.factors, key=lambda verdict: verdict.causal is not False, reverse=True)
-    return {verdict.name: kept.model_copy(update={"factors": (verdict,)}) for verdict in ordered}
+    # One each, the last of them the one that outweighs the others.
+    audits = sorted((kept.model_copy(update={"factors": (each,)}) for each in kept.factors), key=weigh)
+    return {audit.factors[0].name: audit for audit in audits}
 
 
 def _matches(factor: LibraryFactor, text: str | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from rdagent_sota_patch.bundle.contents import read_bounded
 from rdagent_sota_patch.errors import Problem, SotaError
@@ -60,6 +60,21 @@ class Lineage(_Document):
     added_utc: str
 
 
+_ANSWERS: dict[bool | None, str] = {None: "not judged", True: "causal", False: "sees the future"}
+"""The later outweighs the one before it, as in `find_unproven`."""
+
+
+def weigh(audit: Audit) -> int:
+    """How much an audit of one factor says: one that found it to see the future outweighs all others."""
+    return list(_ANSWERS).index(audit.factors[0].causal)
+
+
+def _require_verdict(audit: Audit | None) -> Audit | None:
+    if audit is not None and len(audit.factors) != 1:
+        raise ValueError("an audit of one factor has one verdict")
+    return audit
+
+
 class LibraryFactor(_Document):
     """One factor of a library.
 
@@ -87,15 +102,13 @@ class LibraryFactor(_Document):
     end: str
     figures: FactorFigures | None
     figures_from: str
-    audit: Audit | None
+    audit: Annotated[Audit | None, AfterValidator(_require_verdict)]
     lineage: Annotated[tuple[Lineage, ...], Field(min_length=1)]
 
     @property
     def verdict(self) -> str:
         """The audit's answer in a word or two."""
-        if self.audit is None or not self.audit.factors:
-            return "not audited"
-        return {True: "causal", False: "sees the future", None: "not judged"}[self.audit.factors[0].causal]
+        return "not audited" if self.audit is None else _ANSWERS[self.audit.factors[0].causal]
 
 
 def make_id(code_sha256: str | None, fingerprint: str) -> str:

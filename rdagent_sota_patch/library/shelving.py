@@ -26,6 +26,7 @@ from rdagent_sota_patch.library.entries import (
     open_values,
     read_factor,
     values_path,
+    weigh,
 )
 
 if sys.platform != "win32":
@@ -145,7 +146,7 @@ def _join(known: LibraryFactor, factor: LibraryFactor) -> LibraryFactor:
     more: dict[str, object] = {} if same else {"lineage": (*known.lineage, added)}
     if factor.figures is not None:
         more |= {"figures": factor.figures, "figures_from": factor.figures_from}
-    if factor.audit is not None:
+    if factor.audit is not None and (known.audit is None or weigh(factor.audit) >= weigh(known.audit)):
         more["audit"] = factor.audit
     return known.model_copy(update=more)
 

@@ -88,7 +88,8 @@ def test_figures_and_verdicts_come_later(tmp_path: Path) -> None:
     figures = FactorFigures(ic_mean=0.03, quantile_returns=(0.1, 0.2), n_trading_days=9)
     findings = Findings({"A": figures}, "daily_pv.h5", {"A": audit})
     assert [each.change for each in add(tmp_path, findings)] == ["updated", "there"]
-    add(tmp_path)
+    unjudged = audit.model_copy(update={"factors": (verdict.model_copy(update={"causal": None}),)})
+    add(tmp_path, Findings({}, "", {"A": unjudged}))
     factor = find_factor(tmp_path / "library", "A")
     assert (factor.figures, factor.figures_from, factor.verdict) == (figures, "daily_pv.h5", "causal")
 
