@@ -175,17 +175,18 @@ def _in_order(part: Part, stack: ExitStack) -> Part:
 
 
 def _align(parts: Sequence[Part]) -> tuple[_Alignment, list[Problem]]:
-    indexes = [_read_index(part) for part in parts]
-    names = tuple(sorted(set().union(*(index.instruments for index in indexes))))
+    distinct: list[RowIndex] = []
+    which = [_note_index(_read_index(part), distinct) for part in parts]
+    names = tuple(sorted(set().union(*(index.instruments for index in distinct))))
     ranks = {name: rank for rank, name in enumerate(names)}
     keys = []
-    for index in indexes:
+    for index in distinct:
         own = np.array([ranks[name] for name in index.instruments], np.int64)
         keys.append(index.days * np.int64(len(names)) + own[index.codes])
-    rows: NDArray[np.int64] = reduce(_unite, keys)
+    rows: NDArray[np.int64] = reduce(np.union1d, keys[1:], keys[0])
     days, codes = np.divmod(rows, len(names))
     found = [None if len(key) == len(rows) else np.searchsorted(rows, key) for key in keys]
-    places = tuple(found)
+    indexes, places = [distinct[each] for each in which], tuple(found[each] for each in which)
     notices = [*_require_overlap(parts, indexes, places, len(rows))]
     having = np.zeros(len(rows), np.int32)
     for each in places:
@@ -208,8 +209,17 @@ def _read_index(part: Part) -> RowIndex:
     return read_rows(path, schema)
 
 
-def _unite(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    return left if np.array_equal(left, right) else np.union1d(left, right)
+def _note_index(index: RowIndex, distinct: list[RowIndex]) -> int:
+    """Where an index is among those that were read; many tables of one market have one, and it is kept once."""
+    for place, known in enumerate(distinct):
+        if (
+            known.instruments == index.instruments
+            and np.array_equal(known.days, index.days)
+            and np.array_equal(known.codes, index.codes)
+        ):
+            return place
+    distinct.append(index)
+    return len(distinct) - 1
 
 
 def _require_overlap(
