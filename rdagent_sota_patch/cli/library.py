@@ -172,7 +172,7 @@ def library_use(
     if as_json:
         print_json({**merged_to_plain(merged), "ids": list(found)})
     else:
-        show_merged(merged)
+        show_merged(merged, every_part=False)
 
 
 def _place(folder: Path | None) -> Path:
@@ -297,13 +297,20 @@ def _show_list(factors: list[LibraryFactor], total: int, place: Path) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("hash", "name", "IC", "Rank IC", "ICIR", "cover", "days", "audit", "runs"):
         numbers = name in ("IC", "Rank IC", "ICIR", "cover", "runs")
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=name not in ("name", "audit"),
+        )
     for factor in factors:
         figures = asdict(factor.figures) if factor.figures is not None else {}
         table.add_row(
             factor.id[:_SHOWN],
             Text(clean(factor.name)),
-            *(_number(figures.get(name)) for name in ("ic_mean", "rank_ic_mean", "icir", "coverage")),
+            *(_number(figures.get(name)) for name in ("ic_mean", "rank_ic_mean")),
+            _number(figures.get("icir"), 2),
+            _number(figures.get("coverage"), 2),
             Text(clean(f"{factor.start}…{factor.end}")),
             Text(factor.verdict, _COLOURS.get(factor.verdict, "")),
             str(len(factor.lineage)),
@@ -315,8 +322,8 @@ def _show_list(factors: list[LibraryFactor], total: int, place: Path) -> None:
 _COLOURS = {"causal": "green", "sees the future": "red", "not judged": "yellow"}
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _show(factor: LibraryFactor) -> None:

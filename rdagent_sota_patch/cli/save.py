@@ -81,13 +81,13 @@ def merged_to_plain(merged: Merged) -> dict[str, Any]:
     }
 
 
-def show_merged(merged: Merged) -> None:
-    """Print what a merged factor file has, and what became of the rest."""
+def show_merged(merged: Merged, *, every_part: bool = True) -> None:
+    """Print what a merged factor file has, and what became of the rest; of parts, all or those that lack rows."""
     table = merged.table
     lines = [
         f"{len(table.names)} factors: {', '.join(table.names)}",
         f"{table.rows:,} rows, {table.start}…{table.end} → {table.path}",
-        *_describe_shares(merged),
+        *_describe_shares(merged, every_part=every_part),
         *(
             f"{origin.renamed_from} of {label} is called {origin.name} here: another factor has its name."
             for origin, label in zip(merged.origins, merged.labels, strict=True)
@@ -112,13 +112,16 @@ def _count(runs: list[dict[str, Any]], merged: Merged) -> list[dict[str, Any]]:
     ]
 
 
-def _describe_shares(merged: Merged) -> Iterator[str]:
+def _describe_shares(merged: Merged, *, every_part: bool) -> Iterator[str]:
     for share in merged.shares:
         lacking = merged.table.rows - share.rows
         factors = merged.labels.count(share.label)
+        if not lacking and not every_part:
+            continue
         own = f", {share.alone:,} of them in no other" if share.alone else ""
         rest = f"; its factors are missing in the {lacking:,} others" if lacking and factors else ""
-        yield f"{share.label}: {factors} factors, {share.rows:,} rows{own}{rest}."
+        counted = "1 factor" if factors == 1 else f"{factors} factors"
+        yield f"{share.label}: {counted}, {share.rows:,} rows{own}{rest}."
 
 
 def _describe_reason(each: LeftOut) -> str:
