@@ -1,4 +1,4 @@
-"""SHA-256 of files, read a block at a time."""
+"""SHA-256 of files, read a block at a time, and of texts."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def hash_file(file: IO[bytes]) -> tuple[int, str]:
         digest.update(block)
         size += len(block)
     return size, digest.hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, such as a factor's code."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -31,6 +31,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "scoring": {"bundle", "sandbox", "lookahead", "factor_table", "sessions"},
     "mlruns": {"sessions", "factor_table", "bundle", "scoring"},
     "evidence": {"sessions", "mlruns"},
+    "library": {"sessions", "factor_table", "bundle", "lookahead"},
     "export": {"sessions", "factor_table", "bundle", "scoring", "mlruns", "lookahead", "sandbox"},
     "plugin": {"sessions", "factor_table", "sandbox", "lookahead", "mlruns", "patching"},
     "results": {"sessions", "factor_table", "bundle", "mlruns", "export", "sandbox"},

@@ -30,7 +30,14 @@ PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "do
 
 TRANSLATIONS = {
     PROJECT / page: PROJECT / "docs" / "zh" / Path(page).name
-    for page in ("README.md", "docs/guide.md", "docs/setups.md", "docs/checkouts.md", "docs/evidence.md")
+    for page in (
+        "README.md",
+        "docs/guide.md",
+        "docs/setups.md",
+        "docs/checkouts.md",
+        "docs/evidence.md",
+        "docs/library.md",
+    )
 }
 """Each page that is there in Chinese, and where."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rdagent_sota_patch.evidence.weighing import Evidence, WinnerFigures
+    from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 
 _NEEDED = ("arch", "scipy", "statsmodels")
 _COLOURS = {"pass": "green", "fail": "yellow", "not judged": "yellow"}
@@ -56,6 +58,30 @@ def run_evidence(logs: Sequence[Path], page: Path | None, as_json: bool) -> None
     if page is not None:
         out.print(f"page: {clean(page)}", markup=False, soft_wrap=True)
     print_problems(evidence.problems, style="yellow", mark="!")
+
+
+def weigh_experiment(
+    session: Session, experiment: ExperimentRecord, roots: Sequence[Path]
+) -> dict[str, Any] | str:
+    """The evidence for one experiment of a run, as ``--json`` gives it; or why there is none.
+
+    Args:
+        session: The run.
+        experiment: One of its own, whether or not it is the last accepted.
+        roots: The folders of ``SOTA_WORKSPACE_ROOT``.
+    """
+    if missing := find_missing_libraries():
+        return f"{', '.join(missing)} not installed: pip install 'rdagent-sota-patch[evidence]'"
+    from rdagent_sota_patch.evidence.trials import gather_trials
+    from rdagent_sota_patch.evidence.weighing import to_plain, weigh
+
+    wanted = (session.task_id, experiment.kind.value, experiment.loop)
+    try:
+        ledger = gather_trials([session], roots)
+        own = [each for each in ledger.trials if (each.run, each.kind, each.loop) == wanted]
+        return to_plain(weigh(replace(ledger, winner=own[0]))) if own else "its trial is not in the log"
+    except SotaError as error:
+        return error.problems[0].message
 
 
 def find_missing_libraries() -> list[str]:

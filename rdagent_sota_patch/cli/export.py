@@ -13,6 +13,7 @@ from rich.text import Text
 from rdagent_sota_patch.bundle.documents import NOT_AUDITED
 from rdagent_sota_patch.bundle.folder import require_free
 from rdagent_sota_patch.bundle.signing import read_key
+from rdagent_sota_patch.cli.evidence import weigh_experiment
 from rdagent_sota_patch.cli.output import (
     clean,
     err,
@@ -31,7 +32,7 @@ from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from rdagent_sota_patch.lookahead.verdicts import Audit
@@ -89,14 +90,23 @@ def run_export(files: ExportFiles, options: ExportOptions, sign: bool, as_json: 
             options = replace(options, audit=audited.audit)
         else:
             options = replace(options, audit=_find_kept(session, options))
+        report("counting the trials")
+        chosen = choose_experiment(session, options.chosen_stage, options.pick)
+        options = replace(options, evidence=weigh_experiment(session, chosen.experiment, options.roots))
         exported = export_bundle(session, files.target, options, report)
-    chosen = choose_experiment(session, options.chosen_stage, options.pick)
     better = None if options.pick.loop is not None else find_better(session, chosen.experiment)
     notices = [] if better is None else [better]
     if as_json:
-        print_json({**_to_plain(exported), "notices": [problem_to_plain(notice) for notice in notices]})
+        weighed = None if isinstance(options.evidence, str) else options.evidence
+        print_json(
+            {
+                **_to_plain(exported),
+                "evidence": weighed,
+                "notices": [problem_to_plain(notice) for notice in notices],
+            }
+        )
         return
-    _show(exported)
+    _show(exported, options.evidence)
     print_problems(notices, style="yellow", mark="!")
 
 
@@ -159,7 +169,7 @@ def _to_plain(exported: Exported) -> dict[str, Any]:
     }
 
 
-def _show(exported: Exported) -> None:
+def _show(exported: Exported, evidence: Mapping[str, Any] | str) -> None:
     manifest, order, meta = exported.manifest, exported.order, exported.meta
     size = sum(file.size for file in manifest.files.values()) / _MIB
     what = "factors alone" if manifest.factors_only else f"{manifest.stage} stage"
@@ -190,6 +200,10 @@ def _show(exported: Exported) -> None:
     table.add_row("audit", Text(*_describe_audit(exported)))
     if not manifest.factors_only:
         table.add_row("replay", Text(*_describe_replay(exported)))
+    if isinstance(evidence, str):
+        table.add_row("evidence", Text(clean(f"none: {evidence}"), "yellow"))
+    else:
+        table.add_row("evidence", Text(clean(evidence["sentence"])))
     out.print(table)
 
 

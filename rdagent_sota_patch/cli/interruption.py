@@ -24,6 +24,7 @@ _LEFT = {
     "audit": "No verdict was kept.",
     "demo": "Its folder keeps what had run until now; --force runs the demonstration again there.",
     "export": "No bundle was written; an unfinished hidden folder beside it goes with the next export.",
+    "library": "Each factor in it is as it was, or as it was to be; a factor file is what it was before.",
     "predict": "Of the day under way, no file was written; lists of earlier days of a range are whole.",
     "run": "What its finished steps did is kept: go on with rdagent-sota run --resume.",
     "save": "The factor file is what it was before.",
@@ -68,7 +69,7 @@ def watch_for_interrupt(command: str) -> Callable[[], None]:
 
 def tell_interruption(command: str) -> Problem:
     """What is said of a command that was interrupted."""
-    left = _LEFT.get(command, "It leaves nothing behind.")
+    left = _LEFT.get(command.partition(" ")[0], "It leaves nothing behind.")
     return Problem("command-interrupted", f"rdagent-sota {command} was stopped by Ctrl-C. {left}")
 
 

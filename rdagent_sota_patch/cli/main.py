@@ -11,6 +11,7 @@ import typer
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
 from rdagent_sota_patch.cli.interruption import watch_for_interrupt
+from rdagent_sota_patch.cli.library import library
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.environment import load_env_file
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(patch, name="patch")
+app.add_typer(library, name="library")
 for command in (
     bundle_commands.export,
     bundle_commands.verify,
@@ -37,6 +39,14 @@ for command in (
 
 LogArgument = Annotated[
     Path, typer.Argument(help="A run's log folder, its __session__, one snapshot file, or 'latest'.")
+]
+
+LogsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="LOG...",
+        help="A run's log folder, its __session__, one snapshot file, or 'latest'; one or more.",
+    ),
 ]
 
 
@@ -159,14 +169,14 @@ def runs(
 @app.command()
 @reports_errors
 def save(
-    log: LogArgument,
+    logs: LogsArgument,
     target: Annotated[Path, typer.Option("--out", help="The factor file to write; replaced if it exists.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Write the accepted factors of a run to a factor file, with formulas, code and metrics."""
+    """Write the accepted factors of a run, or of several as one set, to a factor file, with formulas and code."""
     from rdagent_sota_patch.cli.save import run_save
 
-    run_save(log, target, as_json)
+    run_save(logs, target, as_json)
 
 
 @app.command()

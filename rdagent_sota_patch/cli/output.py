@@ -91,7 +91,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
                 print_problems(error.problems)
             raise typer.Exit(EXIT_PROBLEM) from None
         except KeyboardInterrupt:
-            problem = tell_interruption(command.__name__)
+            problem = tell_interruption(command.__name__.replace("_", " "))
             if kwargs.get("as_json"):
                 print_json({"problems": [problem_to_plain(problem)]})
             else:

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rdagent_sota_patch.cli.output import clean, out, print_json
-from rdagent_sota_patch.factor_table.saving import require_parquet_name, save_source
+from rdagent_sota_patch.cli.output import clean, out, print_json, print_problems, problem_to_plain
+from rdagent_sota_patch.factor_table.saving import require_parquet_name, save_source, save_sources
 from rdagent_sota_patch.factor_table.sources import source_of
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from rdagent_sota_patch.factor_table.merging import LeftOut, Merged
+    from rdagent_sota_patch.factor_table.sources import Source
+    from rdagent_sota_patch.factor_table.table import FactorTable
 
-def run_save(log: Path, target: Path, as_json: bool) -> None:
-    """Write a run's accepted factors to ``target``; rebuilds the table with RD-Agent if it is gone."""
+
+def run_save(logs: Sequence[Path], target: Path, as_json: bool) -> None:
+    """Write the accepted factors of one run or several to ``target``; a table that is gone is rebuilt with RD-Agent."""
     require_parquet_name(target)
-    source = source_of(find_log(log, log_roots(os.environ)), load_settings().sota_workspace_root)
-    path = source.table
-    if path is None:
-        from rdagent_sota_patch.plugin.rebuild import rebuild_table
-
-        path = rebuild_table(source)
+    found = [find_factors(log) for log in logs]
+    if len(found) > 1:
+        merged = save_sources(found, target)
+        runs = [
+            {"task_id": source.task_id, "log": str(source.path), "loop": source.loop} for source, _ in found
+        ]
+        if as_json:
+            print_json({**merged_to_plain(merged), "loop": None, "runs": _count(runs, merged)})
+        else:
+            show_merged(merged)
+        return
+    ((source, path),) = found
     table = save_source(source, path, target)
     if as_json:
-        document = asdict(table)
-        document["path"] = str(target.absolute())
-        document["start"], document["end"] = table.start.isoformat(), table.end.isoformat()
-        document["loop"] = source.loop
-        del document["stat"], document["canonical"], document["coverage"]
-        print_json(document)
+        print_json({**table_to_plain(table), "loop": source.loop})
         return
     out.print(
         f"{len(table.names)} factors of loop {source.loop}: {clean(', '.join(table.names))}\n"
@@ -40,3 +46,87 @@ def run_save(log: Path, target: Path, as_json: bool) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def find_factors(log: Path) -> tuple[Source, Path]:
+    """The accepted factors of a run, and their table."""
+    source = source_of(find_log(log, log_roots(os.environ)), load_settings().sota_workspace_root)
+    if source.table is not None:
+        return source, source.table
+    from rdagent_sota_patch.plugin.rebuild import rebuild_table
+
+    return source, rebuild_table(source)
+
+
+def table_to_plain(table: FactorTable) -> dict[str, Any]:
+    """A factor file as JSON has it."""
+    document = asdict(table)
+    document["path"] = str(table.path.absolute())
+    document["start"], document["end"] = table.start.isoformat(), table.end.isoformat()
+    del document["stat"], document["canonical"], document["coverage"]
+    return document
+
+
+def merged_to_plain(merged: Merged) -> dict[str, Any]:
+    """A merged factor file as JSON has it, with what was left out and what was renamed."""
+    return {
+        **table_to_plain(merged.table),
+        "left_out": [asdict(each) for each in merged.left_out],
+        "renamed": [
+            {"name": origin.name, "renamed_from": origin.renamed_from, "label": label}
+            for origin, label in zip(merged.origins, merged.labels, strict=True)
+            if origin.renamed_from is not None
+        ],
+        "notices": [problem_to_plain(notice) for notice in merged.notices],
+    }
+
+
+def show_merged(merged: Merged, *, every_part: bool = True) -> None:
+    """Print what a merged factor file has, and what became of the rest; of parts, all or those that lack rows."""
+    table = merged.table
+    lines = [
+        f"{len(table.names)} factors: {', '.join(table.names)}",
+        f"{table.rows:,} rows, {table.start}…{table.end} → {table.path}",
+        *_describe_shares(merged, every_part=every_part),
+        *(
+            f"{origin.renamed_from} of {label} is called {origin.name} here: another factor has its name."
+            for origin, label in zip(merged.origins, merged.labels, strict=True)
+            if origin.renamed_from is not None
+        ),
+        *(f"{each.name} of {each.label} is left out: {_describe_reason(each)}." for each in merged.left_out),
+    ]
+    out.print("\n".join(map(clean, lines)), markup=False, soft_wrap=True)
+    print_problems(merged.notices, style="yellow", mark="!")
+
+
+def _count(runs: list[dict[str, Any]], merged: Merged) -> list[dict[str, Any]]:
+    return [
+        {
+            **run,
+            "label": share.label,
+            "factors": merged.labels.count(share.label),
+            "rows": share.rows,
+            "rows_alone": share.alone,
+        }
+        for run, share in zip(runs, merged.shares, strict=True)
+    ]
+
+
+def _describe_shares(merged: Merged, *, every_part: bool) -> Iterator[str]:
+    for share in merged.shares:
+        lacking = merged.table.rows - share.rows
+        factors = merged.labels.count(share.label)
+        if not lacking and not every_part:
+            continue
+        own = f", {share.alone:,} of them in no other" if share.alone else ""
+        rest = f"; its factors are missing in the {lacking:,} others" if lacking and factors else ""
+        counted = "1 factor" if factors == 1 else f"{factors} factors"
+        yield f"{share.label}: {counted}, {share.rows:,} rows{own}{rest}."
+
+
+def _describe_reason(each: LeftOut) -> str:
+    if each.same:
+        return f"{each.like} has the same name and the same values"
+    if each.correlation is None:
+        return "it has no correlation with any other on any day, and RD-Agent's rule keeps none such"
+    return f"its correlation with {each.like} is {each.correlation:.4f}, and RD-Agent's rule keeps what is below 0.99"

@@ -13,6 +13,7 @@ from rdagent_sota_patch.bundle.documents import (
     BOOSTER_NAME,
     CODE_NAME,
     CONFIG_NAME,
+    EVIDENCE_NAME,
     META_NAME,
     NOT_AUDITED,
     ORDER_NAME,
@@ -79,6 +80,7 @@ class ExportOptions:
         roots: Where to look for workspaces that were moved.
         audit: Of the factors; goes into the manifest.
         key: Signs the manifest.
+        evidence: Of the experiment that is shipped, as `rdagent-sota evidence --json` gives it; or why there is none.
     """
 
     stage: Stage | None = None
@@ -92,6 +94,7 @@ class ExportOptions:
     audit: Audit | None = None
     key: bytes | None = None
     pick: Pick = field(default_factory=Pick)
+    evidence: Mapping[str, Any] | str = "not weighed where this bundle was made"
 
     @property
     def chosen_stage(self) -> Stage | None:
@@ -268,6 +271,8 @@ class _Export:
         lay_out_notes(self.writer, content)
 
     def _finish(self, factors: ShippedFactors, trained: TrainedModel | None) -> Manifest:
+        if not isinstance(self.options.evidence, str):
+            self.writer.add_json(EVIDENCE_NAME, finite(dict(self.options.evidence)))
         self.writer.add_json(
             REPORT_NAME, describe_export(self.choice, self.target, factors, trained, set(self.writer.files))
         )
@@ -307,7 +312,12 @@ class _Export:
             ),
             provenance=None if source is None else _provenance(source),
             audit=self.options.audit or NOT_AUDITED,
-            diagnostics=_diagnose(factors, trained),
+            diagnostics={
+                **_diagnose(factors, trained),
+                "evidence": {"mode": "skipped", "reason": self.options.evidence}
+                if isinstance(self.options.evidence, str)
+                else {"mode": "written"},
+            },
             files=dict(files),
         )
 

@@ -21,7 +21,7 @@ from rdagent_sota_patch.factor_table.schema import DATETIME, GROUP, INDEX, INSTR
 from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -161,10 +161,17 @@ def _rearrange(
     # Without a name, so that nothing is left behind however this ends.
     with tempfile.TemporaryFile(dir=target.parent) as scratch:
         types = [_sort_column(file, path, column, index, scratch) for column in schema.columns]
-        layout = _with_metadata(_make_layout([column.name for column in schema.columns], types), metadata)
-        with _open_writer(target, layout, INDEX) as writer:
-            for batch in _read_groups(scratch, types, index, layout):
-                writer.write_batch(batch)
+        rows = len(index.days)
+
+        def read(start: int, stop: int) -> Iterator[NDArray[Any]]:
+            column_start = 0
+            for dtype in types:
+                scratch.seek(column_start + start * dtype.itemsize)
+                yield _read_values(scratch, dtype, stop - start)
+                column_start += rows * dtype.itemsize
+
+        columns = {column.name: dtype for column, dtype in zip(schema.columns, types, strict=True)}
+        write_rows(target, columns, index, read, metadata)
 
 
 def _sort_column(
@@ -182,24 +189,35 @@ def _sort_column(
     return values.dtype
 
 
-def _read_groups(
-    scratch: BinaryIO, types: list[np.dtype[Any]], index: RowIndex, layout: Any
-) -> Iterator[Any]:
+def write_rows(
+    target: Path,
+    columns: Mapping[str, np.dtype[Any]],
+    index: RowIndex,
+    read: Callable[[int, int], Iterable[NDArray[Any]]],
+    metadata: Mapping[bytes, bytes],
+) -> None:
+    """Write a table in RD-Agent's layout, a row group at a time.
+
+    Args:
+        target: The file; not written atomically.
+        columns: The factors and their types, in column order.
+        index: Its rows.
+        read: Gives the columns' values in rows ``start`` to ``stop`` of the sorted table; asked for rising rows.
+        metadata: For the footer.
+    """
+    layout = _with_metadata(_make_layout(list(columns), list(columns.values())), metadata)
     rows = len(index.days)
-    step = _group_rows(len(types))
+    step = _group_rows(len(columns))
     instruments = pa.array(index.instruments, layout.field(INSTRUMENT).type)
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        chosen = slice(start, stop) if index.order is None else index.order[start:stop]
-        arrays, column_start = [], 0
-        for dtype in types:
-            scratch.seek(column_start + start * dtype.itemsize)
-            arrays.append(pa.array(_read_values(scratch, dtype, stop - start), from_pandas=True))
-            column_start += rows * dtype.itemsize
-        nanoseconds = index.days[chosen].astype(np.int64) * _NS_PER_DAY
-        arrays.append(pa.array(nanoseconds).view(layout.field(DATETIME).type))
-        arrays.append(instruments.take(pa.array(index.codes[chosen])))
-        yield pa.record_batch(arrays, schema=layout)
+    with _open_writer(target, layout, INDEX) as writer:
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            chosen = slice(start, stop) if index.order is None else index.order[start:stop]
+            arrays = [pa.array(values, from_pandas=True) for values in read(start, stop)]
+            nanoseconds = index.days[chosen].astype(np.int64) * _NS_PER_DAY
+            arrays.append(pa.array(nanoseconds).view(layout.field(DATETIME).type))
+            arrays.append(instruments.take(pa.array(index.codes[chosen])))
+            writer.write_batch(pa.record_batch(arrays, schema=layout))
 
 
 def _read_values(scratch: BinaryIO, dtype: np.dtype[Any], count: int) -> NDArray[Any]:

@@ -80,13 +80,37 @@ def compute_fingerprint(
     Raises:
         TableError: ``table-unreadable``, or ``table-not-numeric`` for integers beyond 2**53.
     """
+    with open_parquet(path) as file:
+        columns = {
+            column.name: _hash_column(_normalized(file, path, column, count), path, index)
+            for column in schema.columns
+        }
+    return join_fingerprint(index, columns)
+
+
+def join_fingerprint(index: RowIndex, columns: Mapping[str, bytes]) -> str:
+    """The fingerprint of a table of these rows and these columns.
+
+    Args:
+        index: Its rows.
+        columns: By name, the SHA-256 of a factor's values in the order of the sorted rows, as `normalize` leaves them.
+    """
     content = hashlib.sha256(_VERSION)
     content.update(_hash_rows(index))
-    with open_parquet(path) as file:
-        for column in sorted(schema.columns, key=lambda column: column.name):
-            content.update(_framed(column.name))
-            content.update(_hash_column(_normalized(file, path, column, count), path, index))
+    for name in sorted(columns):
+        content.update(_framed(name))
+        content.update(columns[name])
     return f"sha256:{content.hexdigest()}"
+
+
+def normalize(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Values as they are hashed (one zero, one NaN, little-endian), and which are missing."""
+    # Adding zero turns -0.0 into 0.0, and leaves every other number as it is.
+    values = values + 0.0
+    missing = np.isnan(values)
+    if missing.any():
+        values[missing] = np.nan
+    return values.astype("<f8", copy=False), missing
 
 
 def _hash_rows(index: RowIndex) -> bytes:
@@ -126,14 +150,11 @@ def _normalized(
 ) -> Iterator[NDArray[np.float64]]:
     position = 0
     for array in iterate_column(file, path, column.field):
-        values = _as_float64(array, path, column.name)
-        missing = np.isnan(values)
-        if missing.any():
-            values[missing] = np.nan
-            if count is not None:
-                count.missing(column.name, position, missing)
+        values, missing = normalize(_as_float64(array, path, column.name))
+        if count is not None and missing.any():
+            count.missing(column.name, position, missing)
         position += len(values)
-        yield values.astype("<f8", copy=False)
+        yield values
 
 
 def _as_float64(array: Any, path: Path, name: str) -> NDArray[np.float64]:
@@ -146,8 +167,7 @@ def _as_float64(array: Any, path: Path, name: str) -> NDArray[np.float64]:
                 f"{path}: {name} holds integers beyond 2**53, which float64 cannot tell apart.",
                 "Convert the column with astype(float), or drop it; identifiers are no factors.",
             ) from error
-    # Adding zero turns -0.0 into 0.0, and leaves every other number as it is.
-    values: NDArray[np.float64] = array.to_numpy(zero_copy_only=False) + 0.0
+    values: NDArray[np.float64] = array.to_numpy(zero_copy_only=False)
     return values
 
 

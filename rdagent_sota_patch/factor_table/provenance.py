@@ -39,6 +39,10 @@ class FactorOrigin:
         name: Its column.
         code: Text of ``factor.py``; None when it is not known.
         loop: The loop that proposed it; None when it is not known.
+        task_id: The run that mined it; None in the table of a single run, which says so itself.
+        workspace: That loop's workspace, as the run recorded it; likewise.
+        code_sha256: Of ``code`` in UTF-8; likewise.
+        renamed_from: What it is called in its run, where another factor of the table has that name.
     """
 
     name: str
@@ -47,6 +51,10 @@ class FactorOrigin:
     variables: Mapping[str, str] = field(default_factory=dict)
     code: str | None = None
     loop: int | None = None
+    task_id: str | None = None
+    workspace: str | None = None
+    code_sha256: str | None = None
+    renamed_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,8 @@ class Provenance:
     """Where a factor table comes from.
 
     Attributes:
-        task_id: The run: name of its log folder.
-        loop: Loop of the experiment that the table is of.
+        task_id: The run: name of its log folder; empty for a table of several, where each factor has its own.
+        loop: Loop of the experiment that the table is of; None for a table of several runs.
         snapshot: The session snapshot it was read from; empty when the run itself wrote the table.
         factors: The factors, with what is known of each.
         metrics: Qlib's metrics of that experiment by name.
@@ -66,7 +74,7 @@ class Provenance:
     """
 
     task_id: str
-    loop: int
+    loop: int | None
     snapshot: str = ""
     factors: tuple[FactorOrigin, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -111,14 +119,25 @@ def save_table(source: Path | FactorTable, target: Path, provenance: Provenance)
         SotaError: ``cannot-write``.
     """
     table = source if isinstance(source, FactorTable) else read_factor_table(source)
-    data = replace(provenance, fingerprint=table.fingerprint).to_json().encode("utf-8")
+    return rewrite_table(
+        table, target, as_metadata(replace(provenance, fingerprint=table.fingerprint), target)
+    )
+
+
+def as_metadata(provenance: Provenance, target: Path) -> Mapping[bytes, bytes]:
+    """A provenance as it stands in the footer of ``target``.
+
+    Raises:
+        TableError: ``provenance-too-large``.
+    """
+    data = provenance.to_json().encode("utf-8")
     if len(data) > _LARGEST:
         raise TableError(
             "provenance-too-large",
             f"The provenance of {target} has {len(data) >> 20} MB; {_LARGEST >> 20} MB is the limit.",
             "Look for a factor whose code holds data.",
         )
-    return rewrite_table(table, target, {_KEY: data})
+    return {_KEY: data}
 
 
 def read_provenance(path: Path) -> Provenance | None:
@@ -157,7 +176,11 @@ def _readers() -> tuple[TypeAdapter[_Version], TypeAdapter[Provenance]]:
     return TypeAdapter(_Version), TypeAdapter(Provenance)
 
 
+_OF_SEVERAL = ("task_id", "workspace", "code_sha256", "renamed_from")
+
+
 def _factor_to_plain(factor: FactorOrigin) -> dict[str, Any]:
+    given = {name: getattr(factor, name) for name in _OF_SEVERAL}
     return {
         "name": factor.name,
         "description": factor.description,
@@ -165,6 +188,7 @@ def _factor_to_plain(factor: FactorOrigin) -> dict[str, Any]:
         "variables": dict(factor.variables),
         "code": factor.code,
         "loop": factor.loop,
+        **{name: value for name, value in given.items() if value is not None},
     }
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import SettingsError, SourceError
+from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
 from rdagent_sota_patch.factor_table.provenance import Provenance, save_table
 from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
+from rdagent_sota_patch.hashing import hash_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from rdagent_sota_patch.factor_table.provenance import FactorOrigin
     from rdagent_sota_patch.factor_table.sources import Source
+    from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 
 
 def save_source(source: Source, table: Path, target: Path) -> FactorTable:
@@ -26,20 +32,63 @@ def save_source(source: Source, table: Path, target: Path) -> FactorTable:
     Raises:
         SotaError: The table cannot be used, or the file not written.
     """
-    if source.session is None or source.experiment is None:
-        raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
+    session, experiment = _require_log(source)
     read = read_factor_table(table)
     return save_table(
         read,
         target,
         Provenance(
-            task_id=source.session.task_id,
-            loop=source.experiment.loop,
-            snapshot=str(source.session.snapshot),
+            task_id=session.task_id,
+            loop=experiment.loop,
+            snapshot=str(session.snapshot),
             factors=source.describe_factors(read.names),
             metrics=source.metrics,
         ),
     )
+
+
+def save_sources(sources: Sequence[tuple[Source, Path]], target: Path) -> Merged:
+    """Write the factors of several runs to ``target``, atomically; see `merge_tables`.
+
+    A factor whose name another one has already is called ``NAME_run2`` if it is of the second run.
+
+    Args:
+        sources: Each run's factors and their table, as for `save_source`; the order matters.
+        target: The factor file; replaced if it exists.
+
+    Raises:
+        SotaError: A table cannot be used, the runs have hardly a row in common, or the file cannot be written.
+    """
+    parts = []
+    for number, (source, path) in enumerate(sources, start=1):
+        session, _ = _require_log(source)
+        table = read_factor_table(path)
+        origins = trace_factors(source, table.names)
+        parts.append(Part(table, table.names, origins, f"run {number}, {session.task_id}", f"run{number}"))
+    return merge_tables(parts, target)
+
+
+def trace_factors(source: Source, names: Sequence[str]) -> tuple[FactorOrigin, ...]:
+    """What is known of each column of a run's table, with the run, the factor's workspace and its code's hash."""
+    session, experiment = _require_log(source)
+    workspaces = {record.loop: record.workspace for record in (*experiment.based_on, experiment)}
+
+    def trace(origin: FactorOrigin) -> FactorOrigin:
+        workspace = None if origin.loop is None else workspaces.get(origin.loop)
+        return replace(
+            origin,
+            task_id=session.task_id,
+            workspace=None if workspace is None else str(workspace),
+            code_sha256=None if origin.code is None else hash_text(origin.code),
+        )
+
+    return tuple(map(trace, source.describe_factors(names)))
+
+
+def _require_log(source: Source) -> tuple[Session, ExperimentRecord]:
+    if source.session is None or source.experiment is None:
+        raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
+    return source.session, source.experiment
 
 
 _PARQUET = ("", ".parquet", ".pq")

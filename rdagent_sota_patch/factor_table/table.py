@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import TableError
@@ -92,6 +92,25 @@ def read_factor_table(path: Path) -> FactorTable:
             "Wait until the program that writes it is done, and try again.",
         )
     return table
+
+
+def fingerprint_factors(table: FactorTable, name: str) -> dict[str, str]:
+    """The fingerprint of each factor by itself: that of a table which has it alone, under ``name``.
+
+    Raises:
+        TableError: The table was changed meanwhile, or cannot be read any more.
+    """
+    with open_parquet(table.path) as file:
+        schema = parse_schema(file, table.path)
+    if schema.problems:
+        raise TableError.of(schema.problems)
+    index = read_rows(table.path, schema)
+    return {
+        column.name: compute_fingerprint(
+            table.path, replace(schema, columns=(replace(column, name=name),)), index
+        )
+        for column in schema.columns
+    }
 
 
 def unchanged(table: FactorTable) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import BundleError, Problem
+from rdagent_sota_patch.hashing import hash_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,7 +130,7 @@ class Audit(_Document):
 
 def hash_code(code: str) -> str:
     """What a verdict is about: the SHA-256 of the code's text in UTF-8."""
-    return hashlib.sha256(code.encode("utf-8", errors="surrogatepass")).hexdigest()
+    return hash_text(code)
 
 
 def write_verdicts(audit: Audit, path: Path) -> None:

@@ -82,6 +82,37 @@ def test_json_is_one_object(log: Path, tmp_path: Path) -> None:
     assert set(document["files"]) == set(open_bundle(tmp_path / "bundle").manifest.files)
 
 
+def test_evidence_comes_along(log: Path, tmp_path: Path) -> None:
+    """What `evidence --json` says of the same log, as a file of the bundle that the manifest hashes; the same twice."""
+    documents = [call_json("export", log, "--out", tmp_path / name)[0] for name in ("one", "two")]
+    said, _ = call_json("evidence", log)
+    for name, document in zip(("one", "two"), documents, strict=True):
+        assert document["evidence"] == said
+        assert json.loads((tmp_path / name / "evidence.json").read_text()) == said
+        bundle = open_bundle(tmp_path / name)
+        assert bundle.manifest.diagnostics["evidence"] == {"mode": "written"}
+    assert documents[0]["files"]["evidence.json"] == documents[1]["files"]["evidence.json"]
+    assert (said["trials"], said["winner"]["loop"]) == (3, 2)
+
+
+def test_evidence_is_of_what_is_shipped(log: Path, tmp_path: Path) -> None:
+    """Of the loop that was asked for, though another one won."""
+    document, code = call_json("export", log, "--loop", 0, "--factors-only", "--out", tmp_path / "bundle")
+    assert (code, document["loop"], document["evidence"]["winner"]["loop"]) == (0, 0, 0)
+
+
+def test_without_evidence_the_bundle_says_why(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its libraries are not installed."""
+    monkeypatch.setattr("rdagent_sota_patch.cli.evidence.find_missing_libraries", lambda: ["arch"])
+    result = call("export", log, "--out", tmp_path / "bundle")
+    assert result.exit_code == 0 and "none: arch not installed" in " ".join(result.stdout.split())
+    said = open_bundle(tmp_path / "bundle").manifest.diagnostics["evidence"]
+    assert said["mode"] == "skipped" and said["reason"].startswith("arch not installed")
+    assert not (tmp_path / "bundle" / "evidence.json").exists()
+
+
 def test_an_earlier_audit_is_taken_over(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all of these factors, on the data folder that is the default, as it is now; else it says what is not known."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

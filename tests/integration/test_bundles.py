@@ -130,6 +130,15 @@ def test_nothing_but_the_evidence_is_back_test_data(factor_bundle: Shipped) -> N
     assert factor_bundle.document("manifest.json")["primary_assets"]["combined_factors_relpath"] is None
 
 
+def test_the_trials_are_counted_in_the_bundle(factor_bundle: Shipped, factor_run: RealRun, tool: Run) -> None:
+    """`evidence.json` is what `evidence --json` says of the log, with figures of real returns."""
+    weighed = factor_bundle.document("evidence.json")
+    assert weighed == tool("evidence", str(factor_run.result.log))
+    assert (weighed["trials"], weighed["trials_with_returns"], weighed["winner"]["loop"]) == (3, 3, 2)
+    assert weighed["winner"]["dsr"] is not None and weighed["winner"]["ic_mean"] > 0
+    assert factor_bundle.document("manifest.json")["diagnostics"]["evidence"] == {"mode": "written"}
+
+
 def test_a_wrong_order_is_caught(factor_bundle: Shipped, tool: Run, tmp_path: Path) -> None:
     """The order that looks natural, Alpha and then the factor table, raises nothing in LightGBM: verify does."""
     copy = tmp_path / "bundle"
