@@ -11,6 +11,7 @@ from rdagent_sota_patch.factor_table.checks import Findings
 from rdagent_sota_patch.factor_table.fit import check_fit
 from rdagent_sota_patch.factor_table.universe import read_universe
 from rdagent_sota_patch.host_source import find_host
+from rdagent_sota_patch.plugin.sealing import sealed_place
 from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
@@ -92,5 +93,5 @@ def check_market(table: FactorTable, segments: Segments) -> Findings:
     provider, market = template.scalar("provider_uri"), template.scalar("market")
     if provider is None or market is None:
         return Findings()
-    universe = read_universe(Path(provider).expanduser(), market)
+    universe = read_universe(sealed_place(Path(provider).expanduser()), market)
     return Findings() if universe is None else check_fit(table, segments, universe)
