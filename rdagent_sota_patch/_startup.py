@@ -51,7 +51,9 @@ def attach_after_load(module: ModuleType) -> None:
         attach(module)
     except Exception as error:
         print(f"rdagent-sota-patch: not attached to {module.__name__}: {error!r}", file=sys.stderr)
-        if (module.__name__ == RUNNER_MODULE and _is_needed()) or os.environ.get("SOTA_SEAL_FROM", "").strip():
+        if (module.__name__ == RUNNER_MODULE and _is_needed()) or os.environ.get(
+            "SOTA_SEAL_FROM", ""
+        ).strip():
             raise
 
 
