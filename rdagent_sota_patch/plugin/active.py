@@ -87,7 +87,8 @@ def prepare_sota(settings: Settings) -> ActiveSota:
     else:
         path = source.table
     table = _load(path, source)
-    require_sealed_source(source, table)
+    if settings.sota_seal_from is not None:
+        require_sealed_source(source, table, settings.sota_seal_from)
     segments = model_segments()
     findings = check_segments(table, segments) + check_market(table, segments)
     if findings.errors:

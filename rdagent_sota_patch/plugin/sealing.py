@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import HostError, Problem, SettingsError, SotaError, SourceError, TableError
 from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.template import EDGES, Variable, read_template
-from rdagent_sota_patch.sealing.seal_record import read_seal, write_seal
+from rdagent_sota_patch.sealing.seal_record import ROW, SealRecord, read_seal, write_seal
 from rdagent_sota_patch.sealing.sealed_folder import SealedData, make_sealed
 from rdagent_sota_patch.sealing.wall import can_wall, wall_command
 
@@ -174,35 +174,63 @@ def record_seal(log: Path, *, resumed: bool) -> None:
             f"Set {SEAL}={was}, or start a new run." if was else f"Unset {SEAL}, or start a new run.",
         )
     if seal is not None and begun is None:
-        write_seal(log, seal.day, seal.data.key, seal.folders, seal.data.notices, wall=seal.wall)
+        record = SealRecord(
+            sealed_from=seal.day,
+            key=seal.data.key,
+            folders={str(source): str(copy) for source, copy in seal.folders.items()},
+            wall=seal.wall,
+            notices=seal.data.notices,
+            example_rows=tuple(_example_rows(seal.day)),
+            written_at=datetime.now(timezone.utc),
+        )
+        write_seal(log, record)
 
 
-def require_sealed_source(source: Source, table: FactorTable) -> None:
+def _example_rows(day: date) -> Iterator[str]:
+    """Rows of tables with sealed days in RD-Agent's own prompts, which show the LLM the form of a factor's values."""
+    for file in sorted((find_host().folder / "scenarios" / "qlib").rglob("*.yaml")):
+        for row in ROW.finditer(file.read_text(encoding="utf-8", errors="replace")):
+            if row[1] >= str(day):
+                yield row[0].strip()
+
+
+def announce_seal(day: date) -> Problem:
+    """What `doctor` says of a seal."""
+    return Problem(
+        "sealed",
+        f"Days from {day} on are sealed: a run sees copies of Qlib's and the factors' data that end before.",
+        "docs/evidence.md tells what a seal covers, and how the days are opened.",
+    )
+
+
+def require_sealed_source(source: Source, table: FactorTable | None, day: date) -> None:
     """Refuse SOTA factors that were chosen with sealed days in view.
 
     A table is not cut: its factors would still be those that did well on these days.
 
+    Args:
+        source: Where they come from.
+        table: Their table; None where it is gone and will be rebuilt, on sealed data.
+        day: The first sealed day.
+
     Raises:
         TableError: ``seal-table-reaches``.
     """
-    seal = seal_in_force()
-    if seal is None:
-        return
-    hint = f"Run the factor stage with {SEAL}={seal.day} as well, and name its log."
-    if table.end >= seal.day:
+    hint = f"Run the factor stage with {SEAL}={day} as well, and name its log."
+    if table is not None and table.end >= day:
         raise TableError(
             "seal-table-reaches",
-            f"The SOTA factors of {source.path} have days up to {table.end}; this run is sealed from {seal.day} on. "
-            "They were chosen with these days in view.",
+            f"The SOTA factors of {source.path} have days up to {table.end}; this run is sealed from {day} on. They "
+            "were chosen with these days in view.",
             hint,
         )
-    if source.session is not None and source.table is None:
+    if source.table is None and source.session is not None:
         record = read_seal(source.session.log)
-        if record is None or record.sealed_from > seal.day:
+        if record is None or record.sealed_from > day:
             raise TableError(
                 "seal-table-reaches",
-                f"The table of {source.path} is gone, and its log does not say that the run was sealed from {seal.day} "
-                "on: its factors may have been chosen with sealed days in view.",
+                f"The table of {source.path} is gone, and its log does not say that the run was sealed from {day} on: "
+                "its factors may have been chosen with sealed days in view.",
                 hint,
             )
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from datetime import date, datetime, timezone
+import re
+from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import SotaError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 SEAL_NAME = "sota_seal.json"
+ROW = re.compile(
+    # A day, at midnight or without a time; perhaps a name; a number. That is a row of a table that was printed.
+    r"^[ \t|>(\[]*(\d{4}-\d{2}-\d{2})(?:[ T]00:00:00(?:\.0+)?)?(?![ T]?\d{0,2}:\d\d)[ \t|,;]+"
+    r"(?:[^\s|,;]+[ \t|,;]+)?-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?=[ \t|,;\]]|$)",
+    re.MULTILINE,
+)
+"""A row of a printed table in a text, by its day."""
 _SCHEMA_VERSION = 1
 _LARGEST = 1 << 20
 
@@ -29,6 +33,7 @@ class SealRecord(BaseModel):
         folders: Each folder that was sealed, with its copy.
         wall: Whether the run's programs could not reach the originals either.
         notices: What was left out of the copy, or is in it whole.
+        example_rows: Rows of made-up tables with such days in RD-Agent's own prompts.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -39,25 +44,16 @@ class SealRecord(BaseModel):
     folders: dict[str, str] = {}
     wall: bool
     notices: tuple[str, ...] = ()
+    example_rows: tuple[str, ...] = ()
     written_at: datetime
 
 
-def write_seal(
-    log: Path, day: date, key: str, folders: Mapping[Path, Path], notices: tuple[str, ...], *, wall: bool
-) -> None:
+def write_seal(log: Path, record: SealRecord) -> None:
     """Write a run's seal into its log folder.
 
     Raises:
         SotaError: ``cannot-write``.
     """
-    record = SealRecord(
-        sealed_from=day,
-        key=key,
-        folders={str(source): str(copy) for source, copy in folders.items()},
-        wall=wall,
-        notices=notices,
-        written_at=datetime.now(timezone.utc),
-    )
     log.mkdir(parents=True, exist_ok=True)
     write_text_atomically(log / SEAL_NAME, record.model_dump_json(indent=2) + "\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date
@@ -15,7 +14,7 @@ import pandas as pd
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.sandbox.jail import Jail
 from rdagent_sota_patch.sandbox.market import survey_tables
-from rdagent_sota_patch.sealing.seal_record import SEAL_NAME, read_seal
+from rdagent_sota_patch.sealing.seal_record import ROW, SEAL_NAME, SealRecord, read_seal
 from rdagent_sota_patch.sessions.frames import thaw_array
 from rdagent_sota_patch.sessions.inert import LARGEST_OF_STRANGERS, Inert, read_inert
 from rdagent_sota_patch.sessions.signature import open_envelope
@@ -34,13 +33,6 @@ _TIMESTAMP = ("pandas._libs.tslibs.timestamps", "_unpickle_timestamp")
 _LARGEST_TEXT = 1 << 26
 _MOST_FILES = 100_000
 
-_ROW = re.compile(
-    # A day, at midnight or without a time; perhaps a name; a number. That is a row of a table that was printed.
-    r"^[ \t|>(\[]*(\d{4}-\d{2}-\d{2})(?:[ T]00:00:00(?:\.0+)?)?(?![ T]?\d{0,2}:\d\d)[ \t|,;]+"
-    r"(?:[^\s|,;]+[ \t|,;]+)?-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?=[ \t|,;\]]|$)",
-    re.MULTILINE,
-)
-
 
 def find_seen_days(session: Session, roots: Sequence[Path]) -> tuple[Problem, ...]:
     """Each file of a sealed run that shows a sealed day, and each that could not be judged; none for an unsealed run.
@@ -58,19 +50,22 @@ def find_seen_days(session: Session, roots: Sequence[Path]) -> tuple[Problem, ..
     record = read_seal(session.log)
     if record is None:
         return ()
-    found = _Findings(record.sealed_from, session.log)
+    found = _Findings(record, session.log)
     workspaces: dict[str, PurePath] = {}
     for file in _files(session.log, found):
         # Of the snapshots, the one that was read: it holds what the others do.
         if "__session__" not in file.relative_to(session.log).parts:
             found.judge(file)
     workspaces.update(found.judge_pickle(session.snapshot))
+    own = {experiment.workspace for experiment in session.experiments}
     for recorded in workspaces.values():
         place = next(
             (each for each in workspace_candidates(recorded, session.log, roots) if is_folder(each)), None
         )
         if place is None:
-            found.not_judged(Path(recorded), "this workspace is gone")
+            # Others were never made, or are the plugin's own, which it clears.
+            if recorded in own:
+                found.not_judged(Path(recorded), "this workspace is gone")
         else:
             for file in _files(place, found):
                 found.judge(file)
@@ -81,10 +76,11 @@ def find_seen_days(session: Session, roots: Sequence[Path]) -> tuple[Problem, ..
 class _Findings:
     """What is found on the way; each file is judged once, by whatever links it is reached."""
 
-    def __init__(self, day: date, log: Path) -> None:
+    def __init__(self, record: SealRecord, log: Path) -> None:
         self.problems: list[Problem] = []
-        self._first = np.datetime64(day, "ns")
-        self._day = day
+        self._first = np.datetime64(record.sealed_from, "ns")
+        self._day = record.sealed_from
+        self._examples = frozenset(record.example_rows)
         self._log = log
         self._tables: dict[Path, None] = {}
         self._seen: set[Path] = set()
@@ -116,7 +112,7 @@ class _Findings:
         except OSError as error:
             self.not_judged(file, str(error.strerror or error))
             return {}
-        days, workspaces = _look_into(held)
+        days, workspaces = _look_into(held, self._examples)
         self._tell(file, days)
         return workspaces
 
@@ -145,7 +141,7 @@ class _Findings:
         except OSError as error:
             self.not_judged(file, str(error.strerror or error))
             return
-        self._tell(file, _days_in_text(content.decode("utf-8", "replace")))
+        self._tell(file, _days_in_text(content.decode("utf-8", "replace"), self._examples))
 
     def _tell(self, file: Path, days: Iterable[np.datetime64]) -> None:
         late = [day for day in days if not np.isnat(day) and day >= self._first]
@@ -174,9 +170,11 @@ def _files(folder: Path, found: _Findings) -> Iterator[Path]:
             yield path
 
 
-def _days_in_text(text: str) -> list[np.datetime64]:
+def _days_in_text(text: str, examples: frozenset[str]) -> list[np.datetime64]:
     days: list[np.datetime64] = []
-    for match in _ROW.finditer(text):
+    for match in ROW.finditer(text):
+        if match[0].strip() in examples:
+            continue
         try:
             days.append(np.datetime64(date.fromisoformat(match[1]), "ns"))
         except ValueError:
@@ -184,7 +182,7 @@ def _days_in_text(text: str) -> list[np.datetime64]:
     return days
 
 
-def _look_into(held: Any) -> tuple[list[np.datetime64], dict[str, PurePath]]:
+def _look_into(held: Any, examples: frozenset[str]) -> tuple[list[np.datetime64], dict[str, PurePath]]:
     """The last day of each array of times in a pickle, of each index, and of each printed table; and workspaces."""
     days: list[np.datetime64] = []
     workspaces: dict[str, PurePath] = {}
@@ -193,7 +191,7 @@ def _look_into(held: Any) -> tuple[list[np.datetime64], dict[str, PurePath]]:
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            days += _days_in_text(value)
+            days += _days_in_text(value, examples)
             continue
         if not isinstance(value, (Inert, Mapping, list, tuple, set, frozenset)) or id(value) in seen:
             continue
