@@ -197,7 +197,7 @@ def _example_rows(day: date) -> Iterator[str]:
 def announce_seal(day: date) -> Problem:
     """What `doctor` says of a seal."""
     return Problem(
-        "sealed",
+        "seal-in-force",
         f"Days from {day} on are sealed: a run sees copies of Qlib's and the factors' data that end before.",
         "docs/evidence.md tells what a seal covers, and how the days are opened.",
     )

@@ -30,6 +30,11 @@ _TABLES = (".parquet", ".h5", ".hdf5", ".csv")
 _TEXTS = (".txt", ".md", ".log", ".json")
 _PICKLES = (".pkl",)
 _TIMESTAMP = ("pandas._libs.tslibs.timestamps", "_unpickle_timestamp")
+_SECONDS, _NANOSECONDS = 7, 10
+_UNITS = range(_SECONDS, _NANOSECONDS + 1)
+"""numpy's numbers of seconds, milli-, micro- and nanoseconds (``NPY_DATETIMEUNIT``)."""
+_MOST_DAYS = 100_000
+"""From 1970; nanoseconds count no further than some more."""
 _LARGEST_TEXT = 1 << 26
 _MOST_FILES = 100_000
 
@@ -227,7 +232,15 @@ def _days_of_array(value: Inert) -> list[np.datetime64]:
 
 def _day_of_timestamp(value: Inert) -> list[np.datetime64]:
     """A moment at midnight: other times are when something was done."""
-    moment = value.arguments[0] if value.arguments else None
-    if isinstance(moment, int) and not isinstance(moment, bool) and moment % 86_400_000_000_000 == 0:
-        return [np.datetime64(moment, "ns")] if abs(moment) < 1 << 62 else []
-    return []
+    match value.arguments:
+        case (int() as moment, _, _, int() as unit) if unit in _UNITS:
+            pass
+        case (int() as moment, *_):
+            unit = _NANOSECONDS
+        case _:
+            return []
+    a_day = 86_400 * 10 ** (3 * (unit - _SECONDS))
+    if moment % a_day:
+        return []
+    days = moment // a_day
+    return [np.datetime64(days, "D").astype("datetime64[ns]")] if abs(days) < _MOST_DAYS else []
