@@ -11,7 +11,7 @@ from rdagent_sota_patch.factor_table.checks import Findings
 from rdagent_sota_patch.factor_table.fit import check_fit
 from rdagent_sota_patch.factor_table.universe import read_universe
 from rdagent_sota_patch.host_source import find_host
-from rdagent_sota_patch.plugin.sealing import sealed_place
+from rdagent_sota_patch.plugin.sealing import TABLE_STORE, seal_in_force, sealed_place
 from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
@@ -53,7 +53,13 @@ def table_store() -> Path:
     Raises:
         HostError: It cannot be made.
     """
-    folder = workspace_root().parent / "sota_tables"
+    seal = seal_in_force()
+    # A sealed run's are its own: programs of other runs, and those under another seal, cannot open them.
+    folder = (
+        workspace_root().parent / TABLE_STORE
+        if seal is None
+        else seal.data.folder.parent / f"tables-{seal.day}"
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -39,6 +39,8 @@ _STAGES = {
 }
 _DATA_FOLDERS = ("data_folder", "data_folder_debug")
 _IN_CONTAINER = "/root/.qlib"
+TABLE_STORE = "sota_tables"
+"""Where tables that were made here are kept, beside RD-Agent's workspaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,7 +440,14 @@ def _with_sealed_provider(text: str, file: Path, seal: Seal) -> str:
 
 def _change_volumes(environment: Any, seal: Seal) -> None:
     """What a container gets as ``~/.qlib``: the default configuration of its class is one object for all."""
-    conf = environment.__init__.__defaults__[0]
+    conf: Any = next(iter(environment.__init__.__defaults__ or ()), None)
+    if not isinstance(getattr(conf, "extra_volumes", None), dict):
+        raise HostError(
+            "host-changed",
+            "RD-Agent's QTDockerEnv has no default configuration with extra_volumes, so that a container's data could "
+            "not be sealed.",
+            f"Unset {SEAL}, or use a release of RD-Agent.",
+        )
     others = {
         source: where
         for source, where in conf.extra_volumes.items()
@@ -467,13 +476,17 @@ def _wall_in(environment: Any, command: str) -> None:
 def _write_covers(seal: Seal, caches: Path, workspaces: Path, own_workspaces: Path) -> Path:
     """Which folders are covered by which, for `sealing.wall`.
 
-    Besides the originals: caches and workspaces of runs without this seal, and copies with another one.
+    Besides the originals: logs, caches, made tables and workspaces of runs without this seal, and copies with another.
     """
+    # It asks this module for the seal.
+    from rdagent_sota_patch.plugin.host import own_log
+
     folder, store = seal.data.folder, seal.data.folder.parent
     covers = [(copy, original) for original, copy in seal.folders.items()]
     private = folder.parent / f".covers-{seal.data.key}"
     needed = [Path.cwd().resolve(), Path.home().resolve(), Path(sys.prefix).resolve(), *seal.folders]
-    for whole, kept in ((caches, None), (workspaces, own_workspaces), (store, folder)):
+    others = [(caches, None), (own_log().parent.resolve(), None), (store.parent / TABLE_STORE, None)]
+    for whole, kept in (*others, (workspaces, own_workspaces), (store, folder)):
         empty = private / whole.name
         (empty / kept.name if kept else empty).mkdir(parents=True, exist_ok=True)
         # A folder that holds more than its name says is left as it is.
