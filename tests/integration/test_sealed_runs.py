@@ -18,8 +18,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.demo.llm import Prompt
 from rdagent_sota_patch.demo.sandbox import Sandbox
+from rdagent_sota_patch.demo.synthetic_market import simulate_market, write_factor_data, write_qlib_data
+from rdagent_sota_patch.evidence.unsealing import read_bundle_seal
+from rdagent_sota_patch.scoring.days_backtest import back_test, read_portfolio
+from rdagent_sota_patch.scoring.replay import read_shipped_scores
 from rdagent_sota_patch.sealing.opening_ledger import read_openings
 from rdagent_sota_patch.sealing.seal_record import SEAL_NAME, read_seal
 from tests.integration.conftest import BriefTraining, RealRun, from_log
@@ -369,8 +374,14 @@ def test_the_sealed_days_are_opened_once_and_it_is_told_when_again(
     )
     exported = tool(sealed, "export", str(plain.log), "--out", str(tmp_path / "bundle"))
     assert exported.returncode == 0, exported.stderr
+    # The market as it was before its sealed days were marked: on equal prices no feature has a value.
+    market = simulate_market(sealed.sandbox.market)
+    write_qlib_data(market, tmp_path / "qlib")
+    write_factor_data(market, tmp_path / "data", tmp_path / "debug")
+    require_the_runs_own_figures(tmp_path / "bundle", tmp_path / "qlib")
     ledger = tmp_path / "ledger.jsonl"
-    asked = ("evidence", str(tmp_path / "bundle"), "--unseal", "--ledger", str(ledger), "--json")
+    data = ("--data", str(tmp_path / "data"), "--qlib-dir", str(tmp_path / "qlib"))
+    asked = ("evidence", str(tmp_path / "bundle"), "--unseal", *data, "--ledger", str(ledger), "--json")
     first = tool(sealed, *asked)
     assert first.returncode == 0, first.stdout + first.stderr
     said = json.loads(first.stdout)
@@ -385,6 +396,21 @@ def test_the_sealed_days_are_opened_once_and_it_is_told_when_again(
     assert again["figures"] == said["figures"]
     assert "NOT THE FIRST OPENING" in second.stderr
     assert len(read_openings(ledger)) == 2
+
+
+def require_the_runs_own_figures(folder: Path, qlib: Path) -> None:
+    """On the days of the run's back-test, its scores give its figures: strategy, costs and sums are the run's."""
+    bundle = open_bundle(folder)
+    scores = read_shipped_scores(bundle)
+    days = pd.DatetimeIndex(scores.index.get_level_values("datetime").unique()).sort_values()
+    found, _ = back_test(bundle, read_portfolio(bundle), scores, qlib, days)
+    _, metrics = read_bundle_seal(bundle)
+    cost = "1day.excess_return_with_cost"
+    assert found.annualized_return == pytest.approx(metrics[f"{cost}.annualized_return"], abs=1e-9)
+    assert found.information_ratio == pytest.approx(metrics[f"{cost}.information_ratio"], abs=1e-9)
+    assert found.max_drawdown == pytest.approx(metrics[f"{cost}.max_drawdown"], abs=1e-9)
+    assert found.ic == pytest.approx(metrics["IC"], abs=1e-9)
+    assert found.rank_icir == pytest.approx(metrics["Rank ICIR"], abs=1e-9)
 
 
 def test_a_bundle_of_a_run_without_a_seal_has_nothing_to_open(sealed: SealedRuns, tmp_path: Path) -> None:
