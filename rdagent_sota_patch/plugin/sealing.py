@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -484,13 +485,15 @@ def _write_covers(seal: Seal, caches: Path, workspaces: Path, own_workspaces: Pa
     folder, store = seal.data.folder, seal.data.folder.parent
     covers = [(copy, original) for original, copy in seal.folders.items()]
     private = folder.parent / f".covers-{seal.data.key}"
-    needed = [Path.cwd().resolve(), Path.home().resolve(), Path(sys.prefix).resolve(), *seal.folders]
+    places = (Path.cwd(), Path.home(), Path(sys.prefix), Path(tempfile.gettempdir()))
+    needed = [*(place.resolve() for place in places), *seal.folders]
     others = [(caches, None), (own_log().parent.resolve(), None), (store.parent / TABLE_STORE, None)]
     for whole, kept in (*others, (workspaces, own_workspaces), (store, folder)):
         empty = private / whole.name
         (empty / kept.name if kept else empty).mkdir(parents=True, exist_ok=True)
         # A folder that holds more than its name says is left as it is.
-        if whole.is_dir() and not any(path.is_relative_to(whole) for path in needed):
+        own = () if kept is not None else (own_workspaces, folder)
+        if whole.is_dir() and not any(path.is_relative_to(whole) for path in (*needed, *own)):
             covers.append((empty, whole))
             if kept is not None:
                 covers.append((kept, kept))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.plugin import sealing
+from rdagent_sota_patch.plugin import host, sealing
 from rdagent_sota_patch.plugin.sealing import Seal, record_seal, require_sealed_source, stages_of
 from rdagent_sota_patch.plugin.template import read_template
 from rdagent_sota_patch.sealing.seal_record import SealRecord, read_seal, write_seal
@@ -138,3 +139,21 @@ def test_only_loops_on_qlib_are_sealed() -> None:
 
     assert stages_of(Own) == ("factor", "model", "quant")
     assert stages_of(object) == ()
+
+
+@pytest.mark.parametrize("log", ["log/run", "git_ignore_folder/run"])
+def test_what_the_run_needs_is_not_covered(
+    log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_force: Seal
+) -> None:
+    """Logs and caches of other runs are, unless they lie in a folder with something of this run's."""
+    ignored = tmp_path / "git_ignore_folder"
+    workspaces, store = ignored / "RD-Agent_workspace", ignored / "sota_sealed"
+    data = SealedData(store / "2020-03-02-key", store / "2020-03-02-key" / "qlib", {}, {}, ())
+    own = workspaces / "sealed-2020-03-02"
+    for folder in (tmp_path / log, tmp_path / "pickle_cache", own, data.folder):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(host, "own_log", lambda: tmp_path / log)
+    path = sealing._write_covers(Seal(DAY, data, wall=True), tmp_path / "pickle_cache", workspaces, own)
+    covered = [Path(target) for _, target in json.loads(path.read_text())]
+    logs = [tmp_path / "log"] if log == "log/run" else []
+    assert covered == [tmp_path / "pickle_cache", *logs, workspaces, own, store, data.folder]
