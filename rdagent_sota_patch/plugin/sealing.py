@@ -321,9 +321,9 @@ def _judge(given: object, edge: str, bounds: tuple[date, date], where: str, stag
     day, latest = bounds
     segment, _, end = edge.partition("_")
     text = "" if given is None else str(given).strip()
-    change = "Set" if where.startswith("QLIB_") else "Edit"
+    change = f"Set {where} to" if where.startswith("QLIB_") else f"Write into {where}"
     what = f"The {segment} segment of fin_{stage} {'ends' if end == 'end' else 'starts'}"
-    hint = f"{change} {where}: give it {latest} or an earlier day. Or set {SEAL} to a later one."
+    hint = f"{change} {latest} or an earlier day; or set {SEAL} to a later one."
     if text in ("", "null", "None", "~"):
         if edge == "test_end":
             yield Problem(

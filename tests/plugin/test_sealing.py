@@ -52,7 +52,7 @@ def test_a_segment_has_to_end_before_the_seal(given: str | None, edge: str, word
     problems = list(sealing._judge(given, edge, (DAY, LATEST), "QLIB_MODEL_X", "model"))
     assert [words in problem.message for problem in problems] == [True] * bool(words)
     if words and "date" not in words:
-        assert "Set QLIB_MODEL_X: give it 2020-02-27" in problems[0].hint
+        assert "Set QLIB_MODEL_X to 2020-02-27 or an earlier day" in problems[0].hint
 
 
 def test_a_template_is_led_to_the_copy() -> None:
