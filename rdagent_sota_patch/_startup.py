@@ -42,7 +42,8 @@ def attach_after_load(module: ModuleType) -> None:
     """Attach the plugin to a watched module.
 
     An error becomes one warning line, so that RD-Agent goes on as without the plugin; except where SOTA
-    factors were asked for and the model runner could not be reached: going on would train on other features.
+    factors were asked for and the model runner could not be reached, or a seal was: going on would train on other
+    features, or show the sealed days.
     """
     try:
         from rdagent_sota_patch.plugin.attach import attach
@@ -50,7 +51,9 @@ def attach_after_load(module: ModuleType) -> None:
         attach(module)
     except Exception as error:
         print(f"rdagent-sota-patch: not attached to {module.__name__}: {error!r}", file=sys.stderr)
-        if module.__name__ == RUNNER_MODULE and _is_needed():
+        if (module.__name__ == RUNNER_MODULE and _is_needed()) or os.environ.get(
+            "SOTA_SEAL_FROM", ""
+        ).strip():
             raise
 
 

@@ -7,6 +7,7 @@ RD-Agent's command line loads ``.env`` from the current folder; which of the two
 from __future__ import annotations
 
 import os
+from datetime import date
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -57,6 +58,14 @@ def _parse_path(value: object) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
+def _parse_day(value: object) -> date | None:
+    text = str(value).strip() if value is not None else ""
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise ValueError(f"{text!r} is not a day: write it like 2020-01-31") from None
+
+
 def _split_paths(value: object) -> object:
     if isinstance(value, str):
         return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part.strip())
@@ -65,6 +74,7 @@ def _split_paths(value: object) -> object:
 
 Switch = Annotated[bool, BeforeValidator(parse_switch)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_parse_path)]
+OptionalDay = Annotated[date | None, BeforeValidator(_parse_day)]
 
 
 class SourceKind(str, Enum):
@@ -94,6 +104,7 @@ class Settings(BaseSettings):
     sota_require_causal: Switch = False
     sota_embed_weights_mb: Annotated[float, Field(ge=0, le=LARGEST_EMBEDDED_MB)] = 16.0
     sota_inherit_trace: Switch = False
+    sota_seal_from: OptionalDay = None
     sota_workspace_root: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
     rdagent_sota_disable: Switch = False
 

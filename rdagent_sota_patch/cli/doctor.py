@@ -106,6 +106,8 @@ def _show(diagnosis: Diagnosis) -> None:
 
 def _verdict(diagnosis: Diagnosis) -> str:
     if diagnosis.source is None or diagnosis.features is None:
+        if diagnosis.settings is not None and diagnosis.settings.sota_seal_from is not None:
+            return "No LOAD_SOTA_* is on: RD-Agent runs without SOTA factors, on sealed data."
         return "No LOAD_SOTA_* is on: RD-Agent runs as if the plugin were not installed."
     dates = f", {diagnosis.table.start}…{diagnosis.table.end}" if diagnosis.table else ""
     return f"{summarize(diagnosis.features)}{dates}, ready"

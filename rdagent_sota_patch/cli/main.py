@@ -10,6 +10,7 @@ import typer
 
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
+from rdagent_sota_patch.cli.bundle_commands import QLIB_DIR, KeyOption, QlibOption, TrustOption
 from rdagent_sota_patch.cli.interruption import watch_for_interrupt
 from rdagent_sota_patch.cli.library import library
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
@@ -127,14 +128,42 @@ def evidence(
     logs: Annotated[
         list[Path],
         typer.Argument(
-            help="A run's log, the winner's last; the run that its factors come from is found by itself.",
-            metavar="LOG…",
+            help="A run's log, the winner's last; the run that its factors come from is found by itself. With "
+            "--unseal a bundle.",
+            metavar="LOG…|BUNDLE",
         ),
     ],
+    *,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
+    opens: Annotated[
+        bool,
+        typer.Option("--unseal", help="Score the days that the bundle's run was sealed from, and record it."),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="With --unseal, what factor code reads; FACTOR_CoSTEER_DATA_FOLDER if not given."
+        ),
+    ] = None,
+    qlib_dir: QlibOption = QLIB_DIR,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger", help="Where openings are recorded; ~/.rdagent/sota_unsealed.jsonl if not given."
+        ),
+    ] = None,
+    trust: TrustOption = False,
+    key_file: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how sure a run's winner is: all trials counted, chance and overfitting weighed."""
+    """Say how sure a run's winner is: all trials counted, chance and overfitting weighed; or open its sealed days."""
+    if opens:
+        from rdagent_sota_patch.cli.unseal import run_unseal
+        from rdagent_sota_patch.scoring.market_days import MarketFiles
+
+        market = MarketFiles(data, qlib_dir.expanduser())
+        run_unseal(logs, market, ledger, trust=trust, key_file=key_file, as_json=as_json)
+        return
     from rdagent_sota_patch.cli.evidence import run_evidence
 
     run_evidence(logs, page, as_json)

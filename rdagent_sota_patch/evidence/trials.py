@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.mlruns.backtest import Backtest, read_backtest
 from rdagent_sota_patch.mlruns.recorder import parse_hint
+from rdagent_sota_patch.sealing.seen import find_seen_days
 from rdagent_sota_patch.sessions.records import ExperimentKind
 from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER, is_index, read_session
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding
@@ -82,9 +83,16 @@ def gather_trials(sessions: Sequence[Session], roots: Sequence[Path]) -> Ledger:
     Args:
         sessions: The runs, the winner's last.
         roots: The folders of ``SOTA_WORKSPACE_ROOT``.
+
+    Raises:
+        SotaError: ``sealed-day-seen``, for each file of a sealed run that shows a sealed day.
     """
     problems: list[Problem] = []
     runs = _with_sources(sessions, problems)
+    seal_problems = [problem for run in runs for problem in find_seen_days(run, roots)]
+    if broken := [problem for problem in seal_problems if problem.slug == "sealed-day-seen"]:
+        raise SotaError.of(broken)
+    problems += seal_problems
     names = {run.task_id for run in runs}
     trials: list[Trial] = []
     winners: dict[str, Trial] = {}

@@ -53,6 +53,7 @@ from rdagent_sota_patch.scoring.features import GAPS_KEY
 from rdagent_sota_patch.scoring.replay import Replayed, replay_slice
 from rdagent_sota_patch.scoring.scoring import load_scorer
 from rdagent_sota_patch.scoring.tensors import write_tensors
+from rdagent_sota_patch.sealing.seal_record import SEAL_NAME, read_seal
 from rdagent_sota_patch.sessions.workspaces import find_workspace
 
 if TYPE_CHECKING:
@@ -270,7 +271,16 @@ class _Export:
         )
         lay_out_notes(self.writer, content)
 
+    def _write_seal(self) -> None:
+        """From which day on the run saw nothing, and how it did before: for who opens these days."""
+        seal = read_seal(self.choice.session.log)
+        if seal is not None:
+            metrics = finite(dict(self.choice.experiment.metrics))
+            sealed = {"schema_version": 1, "sealed_from": str(seal.sealed_from), "metrics": metrics}
+            self.writer.add_json(SEAL_NAME, sealed)
+
     def _finish(self, factors: ShippedFactors, trained: TrainedModel | None) -> Manifest:
+        self._write_seal()
         if not isinstance(self.options.evidence, str):
             self.writer.add_json(EVIDENCE_NAME, finite(dict(self.options.evidence)))
         self.writer.add_json(

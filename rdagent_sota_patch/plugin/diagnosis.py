@@ -21,6 +21,7 @@ from rdagent_sota_patch.plugin.host import alpha_features, check_market, model_s
 from rdagent_sota_patch.plugin.host_check import require_known_host
 from rdagent_sota_patch.plugin.needs import find_missing
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
+from rdagent_sota_patch.plugin.sealing import announce_seal, find_seal_problems, require_sealed_source
 from rdagent_sota_patch.plugin.traits import Traits, installed_traits
 from rdagent_sota_patch.settings import Settings, load_settings
 
@@ -153,6 +154,9 @@ def _check_settings(settings: Settings, version: str | None, found: _Found) -> N
         edits = find_hand_edits(find_host().folder)
         found.problems.extend(hand_edit_problems(edits, os.environ))
         found.notices.extend(hand_edit_notices(edits, os.environ))
+    if settings.sota_seal_from is not None and version is not None:
+        found.notices.append(announce_seal(settings.sota_seal_from))
+        found.problems.extend(found.attempt(lambda: find_seal_problems(("factor", "model"), settings)) or ())
     if settings.source is not None:
         found.problems.extend(settings.unsupported())
 
@@ -174,6 +178,11 @@ def _look_at_source(settings: Settings, traits: Traits | None, found: _Found) ->
         return _Used(alpha=len(alpha))
     found.notices.extend(source.notices())
     path = source.table
+    if settings.sota_seal_from is not None:
+        day = settings.sota_seal_from
+        found.attempt(
+            lambda: require_sealed_source(source, None if path is None else read_factor_table(path), day)
+        )
     if path is None:
         found.attempt(lambda: require_rebuildable(source))
         found.notices.append(

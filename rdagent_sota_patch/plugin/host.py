@@ -11,6 +11,7 @@ from rdagent_sota_patch.factor_table.checks import Findings
 from rdagent_sota_patch.factor_table.fit import check_fit
 from rdagent_sota_patch.factor_table.universe import read_universe
 from rdagent_sota_patch.host_source import find_host
+from rdagent_sota_patch.plugin.sealing import TABLE_STORE, seal_in_force, sealed_place
 from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
@@ -52,7 +53,13 @@ def table_store() -> Path:
     Raises:
         HostError: It cannot be made.
     """
-    folder = workspace_root().parent / "sota_tables"
+    seal = seal_in_force()
+    # A sealed run's are its own: programs of other runs, and those under another seal, cannot open them.
+    folder = (
+        workspace_root().parent / TABLE_STORE
+        if seal is None
+        else seal.data.folder.parent / f"tables-{seal.day}"
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -92,5 +99,5 @@ def check_market(table: FactorTable, segments: Segments) -> Findings:
     provider, market = template.scalar("provider_uri"), template.scalar("market")
     if provider is None or market is None:
         return Findings()
-    universe = read_universe(Path(provider).expanduser(), market)
+    universe = read_universe(sealed_place(Path(provider).expanduser()), market)
     return Findings() if universe is None else check_fit(table, segments, universe)

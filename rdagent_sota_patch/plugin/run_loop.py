@@ -57,15 +57,40 @@ def attach_loop(module: ModuleType) -> None:
 
     loop_class.run = run_checked
     loop_class.dump = dump_and_save
+    # Before a loop is made, or loaded: its scenario describes the data to the LLM at once.
+    loop_class.__new__ = _make_sealed
 
 
 # RDLoop is the base of other scenarios' loops, too: what they never need is not imported for them.
+
+
+def _make_sealed(cls: type, *_: Any, **__: Any) -> Any:
+    """A new loop, not yet initialized; of Qlib's, after the data were sealed, if that is asked for."""
+    try:
+        if not _QLIB_LOOPS.isdisjoint({base.__name__ for base in cls.__mro__}):
+            settings = load_settings()
+            if settings.sota_seal_from is not None:
+                from rdagent_sota_patch.plugin.sealing import seal_run, stages_of
+
+                seal_run(stages_of(cls), settings)
+    except SotaError as error:
+        _stop(error)
+    return object.__new__(cls)
 
 
 def _prepare(loop: Any) -> None:
     settings = load_settings()
     for notice in settings.notices():
         _log().warning(str(notice))
+    if _is_qlib(loop):
+        from rdagent_sota_patch.plugin.host import own_log
+        from rdagent_sota_patch.sealing.seal_record import SEAL_NAME
+
+        log = own_log()
+        if settings.sota_seal_from is not None or (log / SEAL_NAME).exists():
+            from rdagent_sota_patch.plugin.sealing import record_seal
+
+            record_seal(log, resumed=bool(loop.trace.hist))
     if settings.source is not None or settings.save_sota_factors:
         from rdagent_sota_patch.plugin.host_check import require_known_host
 

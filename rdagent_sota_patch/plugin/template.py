@@ -90,6 +90,14 @@ class Template:
                 return text if isinstance(text, str) else text.default
         return None
 
+    def with_scalar(self, key: str, value: str) -> str:
+        """The text with ``value``, written as YAML, for each value of ``key``."""
+        text = self.text
+        nodes = [found for node in self._nodes if isinstance(found := _child(node, key), yaml.ScalarNode)]
+        for start, end in sorted({self._place(node) for node in nodes}, reverse=True):
+            text = text[:start] + value + text[end:]
+        return text
+
     def alpha(self) -> AlphaFeatures:
         """How it names its Alpha features.
 

@@ -330,6 +330,36 @@ def read_market(data: Path, *, jail: Jail, limits: Limits | None = None) -> Mark
     )
 
 
+def survey_tables(
+    files: Mapping[str, Path], *, jail: Jail, limits: Limits | None = None
+) -> dict[str, SurveyedFile]:
+    """What some tables hold, each for itself; one that cannot be read has a fault.
+
+    Args:
+        files: HDF5, parquet and CSV files by a name of that kind.
+        jail: Where they are read.
+        limits: For each of them.
+
+    Raises:
+        BundleError: ``market-data-unreadable``: the reading was ended.
+    """
+    bounds = limits or Limits()
+    attempt = jail.attempt(
+        _program(f"survey({list(files)!r}, {_SURVEY!r})"),
+        inputs=files,
+        outputs=[_SURVEY],
+        limits=replace(bounds, seconds=bounds.seconds * len(files)),
+    )
+    where = next(iter(files.values())).parent
+    _require_finished(attempt, where, bounds)
+    try:
+        return read_survey(attempt.outputs[_SURVEY], list(files))[0]
+    except Unreadable as error:
+        raise _unreadable(where, str(error)) from error
+    finally:
+        attempt.outputs[_SURVEY].unlink()
+
+
 def is_daily(table: SurveyedFile, days: pd.DatetimeIndex) -> bool:
     """Whether a table has most of the trading days between its first and its last."""
     if table.days is None or not len(table.days):

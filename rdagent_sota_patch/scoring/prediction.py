@@ -139,7 +139,7 @@ def predict_day(bundle: Bundle, market: MarketFiles, options: PredictOptions, re
     """
     began = time.perf_counter()
     factors = list_mined(bundle)
-    unproven = [problem for factor in factors if (problem := _find_unproven(factor)) is not None]
+    unproven = [problem for factor in factors if (problem := find_unproven(factor)) is not None]
     day = pd.Timestamp(options.day)
     backtested = day <= end_of_backtest(bundle)
     _, meta = bundle.model
@@ -234,7 +234,8 @@ def rank_scores(scores: pd.Series) -> pd.DataFrame:
     return ranked
 
 
-def _find_unproven(factor: MinedFactor) -> Problem | None:
+def find_unproven(factor: MinedFactor) -> Problem | None:
+    """Why a factor's values of a new day are not what its back-test had; None where nothing is known against it."""
     if factor.verdict is None or factor.verdict.causal:
         return None
     if factor.verdict.causal is None:

@@ -65,11 +65,59 @@ def recompute(
             ``factor-file-missing``, ``market-data-mismatch`` and what `find_day_problems` finds besides; what
             `load_scorer`, `compute_features` and `compare_scores` raise.
     """
-    chosen = options or RecomputeOptions()
     _, meta = bundle.model
-    factors = list_mined(bundle)
     shipped = read_shipped_scores(bundle)
     days = pd.DatetimeIndex(shipped.index.get_level_values("datetime").unique()).sort_values()
+    # The back-test may have been made on just these rows: its scores decide.
+    stocks = shipped.index.get_level_values("instrument").unique()
+    return compare_scores(
+        score_range(bundle, market, Range(days, stocks), report=report, options=options, tell=tell),
+        shipped,
+        meta,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Range:
+    """What to score.
+
+    Attributes:
+        days: Trading days, in order.
+        stocks: Those whose rows are looked at for what is odd.
+    """
+
+    days: pd.DatetimeIndex
+    stocks: pd.Index | tuple[str, ...]
+
+
+def score_range(
+    bundle: Bundle,
+    market: MarketFiles,
+    wanted: Range,
+    *,
+    report: Report,
+    options: RecomputeOptions | None = None,
+    tell: Callable[[Problem], None] = lambda _: None,
+) -> pd.Series:
+    """The scores of many days, computed as a back-test computes them: factor code runs once, on all of the data.
+
+    Args:
+        bundle: With a model.
+        market: What the factors' code and Qlib read.
+        wanted: The days.
+        report: Told how far it is.
+        options: How.
+        tell: Told what is odd about the files of the data folder.
+
+    Returns:
+        Index (datetime, instrument); what `score_days` gives.
+
+    Raises:
+        BundleError: As `recompute`, but for predictions.
+    """
+    chosen, days = options or RecomputeOptions(), wanted.days
+    _, meta = bundle.model
+    factors = list_mined(bundle)
     calendar = read_calendar(market.qlib_dir)
     steps = meta.step_len or 1
     with open_market(market, factors) as table:
@@ -93,11 +141,11 @@ def recompute(
         if problems:
             raise BundleError.of(problems)
         if table is not None:
-            # The back-test may have been made on just these rows: its scores decide.
-            stocks = shipped.index.get_level_values("instrument").unique()
             for notice in (
                 *table.find_notices(),
-                *find_rows_of_one(table, Trades(market.qlib_dir, lambda: stocks, days[-1]), 0, days[-1]),
+                *find_rows_of_one(
+                    table, Trades(market.qlib_dir, lambda: wanted.stocks, days[-1]), 0, days[-1]
+                ),
             ):
                 tell(notice)
         first = int(calendar.searchsorted(days[0])) - steps + 1
@@ -116,4 +164,4 @@ def recompute(
     report("scores", 0, 1)
     scored = score_days(bundle, scorer, computed.frame, list(days))
     report("scores", 1, 1)
-    return compare_scores(scored, shipped, meta)
+    return scored

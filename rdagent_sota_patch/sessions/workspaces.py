@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _WORKSPACES = PurePosixPath("git_ignore_folder", "RD-Agent_workspace")
 """Below the project RD-Agent was started in (``rdagent/core/conf.py``, ``workspace_path``)."""
+_SEALED = re.compile(r"[/\\](sealed-\d{4}-\d\d-\d\d)[/\\]")
 
 _WSL_MOUNT = re.compile(r"/mnt/([a-zA-Z])(?:/(.*))?")
 _DRIVE = re.compile(r"([a-zA-Z]):[\\/](.*)")
@@ -70,10 +71,14 @@ def _candidates(recorded: PurePath, log: Path, roots: Sequence[Path]) -> Iterato
     name = _name(recorded)
     if not name:
         return
-    yield log.absolute().parent.parent / _WORKSPACES / name
+    # A run under a seal keeps its workspaces in a folder of their own (`plugin.sealing`).
+    names = [name, *(f"{seal}/{name}" for seal in _SEALED.findall(str(recorded)))]
+    for each in names:
+        yield log.absolute().parent.parent / _WORKSPACES / each
     for root in roots:
-        yield root / name
-        yield root / _WORKSPACES / name
+        for each in names:
+            yield root / each
+            yield root / _WORKSPACES / each
 
 
 def _name(recorded: PurePath) -> str:
