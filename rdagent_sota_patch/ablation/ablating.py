@@ -132,7 +132,8 @@ def ablate(
         record: What else decides the outcomes, kept with them.
 
     Raises:
-        SotaError: ``nothing-to-ablate``, ``too-few-days-for-windows``, ``ablation-changed``, ``worker-died``, ``cannot-write`` and more.
+        SotaError: ``nothing-to-ablate``, ``too-few-days-for-windows``, ``ablation-changed``, ``worker-died``,
+            ``cannot-write`` and more.
     """
     walk = Walk(options.windows, recipe.horizon, options.embargo, options.valid_share, options.rolling)
     windows = lay_windows(len(arrays.days), walk)

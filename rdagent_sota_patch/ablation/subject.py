@@ -133,8 +133,8 @@ def subject_of_bundle(
         report: Told how far it is.
 
     Raises:
-        BundleError: ``bundle-without-model``, ``nothing-to-ablate``, ``market-data-needed``, and all that is wrong with the
-            factors' code.
+        BundleError: ``bundle-without-model``, ``nothing-to-ablate``, ``market-data-needed``, and all that is wrong with
+            the factors' code.
     """
     order, meta = bundle.model
     factors = list_mined(bundle)
