@@ -97,9 +97,15 @@ def read_recipe(meta: ModelMeta) -> Recipe:
         raise _not_ablated("its processors for training do not follow those for inference")
     if len(meta.label) != 1:
         raise _not_ablated(f"it has {len(meta.label)} labels")
+    infer = (*_read_steps(kwargs.get("shared_processors")), *_read_steps(kwargs.get("infer_processors")))
+    fitted = [processor.name for processor in meta.processors]
+    if fitted != [step.name for step in infer]:
+        raise _not_ablated(
+            f"its features went through {', '.join(fitted) or 'nothing'}, which its task does not say"
+        )
     return Recipe(
         _read_boosting(meta.model.get("kwargs", {})),
-        (*_read_steps(kwargs.get("shared_processors")), *_read_steps(kwargs.get("infer_processors"))),
+        infer,
         tuple(_read_steps(kwargs.get("learn_processors"))),
         max(map(find_horizon, meta.label.values())),
     )

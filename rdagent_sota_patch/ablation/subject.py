@@ -235,7 +235,7 @@ def save_factors(subject: Subject, names: Sequence[str], target: Path) -> Factor
     with TemporaryDirectory(prefix="factors-") as folder:
         part = Path(folder) / "part.parquet"
         _write_table(frame, part)
-        origins = tuple(known.get(name) or FactorOrigin(name) for name in names)
+        origins = tuple(known.get(name) or FactorOrigin(name) for name in map(str, frame.columns))
         return save_table(
             part, target, Provenance(subject.task_id, subject.loop, subject.snapshot, factors=origins)
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,6 +26,7 @@ from rich.text import Text
 from rdagent_sota_patch.bundle.documents import MANIFEST_NAME
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli.output import (
+    EXIT_PROBLEM,
     clean,
     err,
     find_market_data,
@@ -33,7 +35,7 @@ from rdagent_sota_patch.cli.output import (
     print_problems,
     problem_to_plain,
 )
-from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.factor_table.saving import require_parquet_name
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
@@ -101,15 +103,33 @@ def run_ablate(files: AblateFiles, options: AblateOptions, code: CodeOptions, as
         arrays = load_subject(subject, work, options.jobs, report)
         record = {"task_id": subject.task_id, "loop": subject.loop, "factor table": subject.table.fingerprint}
         found = ablate(arrays, subject.mined, recipe, folder, options=options, report=report, record=record)
-        if files.save is not None:
-            save_factors(subject, found.smallest or (), files.save)
+        if files.save is not None and found.smallest:
+            save_factors(subject, found.smallest, files.save)
+    problems = list(found.problems)
+    if files.save is not None and not found.smallest:
+        problems.append(_nothing_saved(found, files.save))
     if as_json:
-        print_json(_to_plain(subject, found, files))
-        return
-    _show(subject, found)
-    if files.save is not None:
-        out.print(f"smallest set: {clean(files.save)}", markup=False, soft_wrap=True)
-    print_problems(found.problems, style="yellow", mark="!")
+        print_json(_to_plain(subject, found, files, problems))
+    else:
+        _show(subject, found)
+        if files.save is not None and found.smallest:
+            out.print(f"smallest set: {clean(files.save)}", markup=False, soft_wrap=True)
+        print_problems(problems, style="yellow", mark="!")
+    if files.save is not None and not found.smallest:
+        raise typer.Exit(EXIT_PROBLEM)
+
+
+def _nothing_saved(found: Ablation, target: Path) -> Problem:
+    why = (
+        "no smallest set was found"
+        if found.smallest is None
+        else "without any mined factor the models are as good"
+    )
+    return Problem(
+        "nothing-saved",
+        f"{target} was not written: {why}.",
+        "Look at the factors' verdicts; more --windows and --seeds tell more.",
+    )
 
 
 def _require_libraries() -> None:
@@ -247,7 +267,9 @@ def _table_of_sets(found: Ablation) -> Table:
     return table
 
 
-def _to_plain(subject: Subject, found: Ablation, files: AblateFiles) -> dict[str, Any]:
+def _to_plain(
+    subject: Subject, found: Ablation, files: AblateFiles, problems: list[Problem]
+) -> dict[str, Any]:
     return {
         "task_id": subject.task_id,
         "loop": subject.loop,
@@ -273,8 +295,8 @@ def _to_plain(subject: Subject, found: Ablation, files: AblateFiles) -> dict[str
         ],
         "smallest": None if found.smallest is None else list(found.smallest),
         "shortfall": None if found.shortfall is None else found.shortfall.mean,
-        "saved": None if files.save is None else str(files.save.absolute()),
-        "problems": [problem_to_plain(problem) for problem in found.problems],
+        "saved": None if files.save is None or not found.smallest else str(files.save.absolute()),
+        "problems": [problem_to_plain(problem) for problem in problems],
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_patch.ablation.recipe import read_recipe
-from rdagent_sota_patch.bundle.documents import ModelMeta, Weights
+from rdagent_sota_patch.bundle.documents import QLIB_PROCESSORS, ModelMeta, Processor, Weights
 from rdagent_sota_patch.errors import BundleError
 
 TEMPLATE: dict[str, Any] = {
@@ -54,7 +54,9 @@ def make_meta(
         label={"LABEL0": "Ref($close, -2)/Ref($close, -1) - 1"},
         alpha=(),
         instruments="csi300",
-        processors=(),
+        processors=tuple(
+            Processor(name=name, module=QLIB_PROCESSORS, kwargs={}) for name in ("RobustZScoreNorm", "Fillna")
+        ),
         weights=Weights(pickle_relpath="model.pkl"),
         feature_importance=None,
     )
@@ -88,6 +90,7 @@ def test_columns_are_chosen_already() -> None:
             "processor Evil of evil",
         ),
         ({"handler": {"learn_processors": [{"class": "TanhProcess"}]}}, "processor TanhProcess"),
+        ({"handler": {"infer_processors": []}}, "went through RobustZScoreNorm, Fillna, which its task"),
         ({"handler": {"process_type": "independent"}}, "do not follow"),
     ],
 )
