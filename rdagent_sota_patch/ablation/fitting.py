@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdagent_sota_patch.ablation.preparing import load_segment
+from rdagent_sota_patch.errors import SotaError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +94,9 @@ def fit_and_score(
     """Scores of the test's rows, and the number of trees.
 
     As ``qlib/contrib/model/gbdt.py`` fits; on one thread, so that sums are made in one order everywhere.
+
+    Raises:
+        SotaError: ``training-failed``.
     """
     import lightgbm
 
@@ -101,20 +105,27 @@ def fit_and_score(
     if trial.seed:
         params["seed"] = trial.seed
     made: list[Any] = []
-    for part in ("train", "valid"):
-        segment = load_segment(folder, part)
-        reference = made[0] if made else None
-        made.append(
-            lightgbm.Dataset(segment.x[columns].T, label=segment.y, reference=reference, params=params)
+    try:
+        for part in ("train", "valid"):
+            segment = load_segment(folder, part)
+            reference = made[0] if made else None
+            made.append(
+                lightgbm.Dataset(segment.x[columns].T, label=segment.y, reference=reference, params=params)
+            )
+        model = lightgbm.train(
+            params,
+            made[0],
+            num_boost_round=boosting.rounds,
+            valid_sets=[made[1]],
+            callbacks=[lightgbm.early_stopping(boosting.patience, verbose=False)],
         )
-    model = lightgbm.train(
-        params,
-        made[0],
-        num_boost_round=boosting.rounds,
-        valid_sets=[made[1]],
-        callbacks=[lightgbm.early_stopping(boosting.patience, verbose=False)],
-    )
-    scores = np.asarray(model.predict(test.x[columns].T, num_threads=1))
+        scores = np.asarray(model.predict(test.x[columns].T, num_threads=1))
+    except lightgbm.basic.LightGBMError as error:
+        raise SotaError(
+            "training-failed",
+            f"LightGBM could not train on {', '.join(trial.features)}: {error}",
+            "Its parameters are the run's. See whether the LightGBM that is installed is the one that trained.",
+        ) from error
     return scores, int(model.best_iteration or model.current_iteration())
 
 

@@ -164,7 +164,7 @@ def test_a_window_without_labels(tmp_path: Path, days: int) -> None:
     label.iloc[-days * 30 :] = np.nan
     arrays = write_arrays(tmp_path / "work", pd.DataFrame({"a": values[0]}, index=index), label)
     with pytest.raises(SotaError) as error:
-        run(arrays, tmp_path / "out", ("a",))
+        run(arrays, tmp_path / "out", ("a",), jobs=2)
     assert error.value.slug == "no-labels"
 
 

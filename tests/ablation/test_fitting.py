@@ -9,7 +9,9 @@ from scipy.stats import spearmanr
 from rdagent_sota_patch.ablation.arrays import Arrays
 from rdagent_sota_patch.ablation.fitting import Trial, measure, run_trial
 from rdagent_sota_patch.ablation.preparing import prepare_window
+from rdagent_sota_patch.ablation.recipe import Boosting
 from rdagent_sota_patch.ablation.walk import Window
+from rdagent_sota_patch.errors import SotaError
 from tests.ablation.made_worlds import REAL, RECIPE, make_world
 
 WINDOW = Window((0, 60), (62, 80), (82, 120))
@@ -42,6 +44,18 @@ def test_the_same_trial_gives_the_same(arrays: Arrays) -> None:
 def test_without_features_nothing_is_predicted(arrays: Arrays) -> None:
     """What one factor alone is held against."""
     assert run(arrays, ()) == (0.0, 0)
+
+
+def test_parameters_that_lightgbm_refuses(arrays: Arrays) -> None:
+    """A stranger's configuration may hold any; the error says which model it was."""
+    with pytest.raises(SotaError, match="could not train on real0") as error:
+        run_trial(
+            Trial("root", REAL[:1], 0, WINDOW),
+            arrays.names,
+            Boosting({**RECIPE.boosting.params, "num_leaves": 0}),
+            arrays.folder / "window",
+        )
+    assert error.value.slug == "training-failed"
 
 
 def test_every_part_of_a_trial_is_in_its_key() -> None:

@@ -21,7 +21,7 @@ from tests.benchmarks.processes import run_child
 
 MODULE = "ablating"
 STOCKS, FACTORS, WINDOWS = 300, 30, 8
-_ROUNDS = 1
+_ROUNDS = 2
 _TABLE = "combined_factors_df.parquet"
 _LABEL = [["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]]
 _BOOSTING = {
