@@ -34,6 +34,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "sealing": {"sessions", "sandbox"},
     "evidence": {"sessions", "mlruns", "sealing", "bundle", "scoring"},
     "export": {"sessions", "factor_table", "bundle", "scoring", "mlruns", "lookahead", "sandbox", "sealing"},
+    "ablation": {"sessions", "factor_table", "bundle", "scoring", "mlruns", "lookahead", "sandbox", "export"},
     "plugin": {"sessions", "factor_table", "sandbox", "lookahead", "mlruns", "patching", "sealing"},
     "results": {"sessions", "factor_table", "bundle", "mlruns", "export", "sandbox"},
     "server": {"results", "bundle"},
@@ -132,7 +133,7 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
     for name, path in modules().items():
         source = path.read_text(encoding="utf-8")
         used = {module.partition(".")[0] for module in imported_modules(source, name)} & heavy
-        if used and not name.startswith(("plugin/", "scoring/", "prediction/")):
+        if used and not name.startswith(("plugin/", "scoring/", "ablation/")):
             elsewhere.append(name)
         top = {module.partition(".")[0] for module in imported_modules(source, name, top=True)} & heavy
         if top and not name.startswith("plugin/"):

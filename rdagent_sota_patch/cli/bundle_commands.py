@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -327,3 +328,99 @@ def audit(
             "Name its folder with --data, or in FACTOR_CoSTEER_DATA_FOLDER.",
         )
     run_audit(AuditRequest(target, found, verdicts, pictures, options), as_json)
+
+
+@reports_errors
+def ablate(
+    target: Annotated[
+        Path, typer.Argument(help="A run's log, or 'latest', or a bundle.", metavar="BUNDLE|LOG")
+    ],
+    *,
+    data: DataOption = None,
+    qlib_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--qlib-dir",
+            help=f"Qlib's data; where the training had it if not given, for a bundle {QLIB_DIR}.",
+        ),
+    ] = None,
+    stage: Annotated[
+        StageChoice | None,
+        typer.Option("--stage", help="Of a log with both stages; by its kind if not given."),
+    ] = None,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder that keeps what was tried: run it again and it goes on from there."
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", help="Write the smallest set that is as good as a factor file."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each set in each window.")] = 5,
+    windows: Annotated[int, typer.Option("--windows", min=1, help="Walk-forward windows.")] = 8,
+    embargo: Annotated[
+        int,
+        typer.Option(
+            "--embargo",
+            min=0,
+            help="Days left out before each test, besides those that the label looks ahead.",
+        ),
+    ] = 0,
+    rolling: Annotated[
+        bool,
+        typer.Option("--rolling", help="Train every window on as many days as the first, not on all before."),
+    ] = False,
+    correlation: Annotated[
+        float,
+        typer.Option(
+            "--correlation", min=0.5, max=1.0, help="From which on two factors, or their ranks, say the same."
+        ),
+    ] = 0.99,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one/--no-one-by-one", help="Add factors one at a time, too.")
+    ] = True,
+    smallest: Annotated[
+        bool, typer.Option("--smallest/--no-smallest", help="Look for the smallest set that is as good.")
+    ] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Trainings at a time; as many as there are cores if not given."),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a bundle's factor code where this system cannot keep it in.")
+    ] = False,
+    timeout: TimeoutOption = _DEFAULTS.seconds,
+    memory: MemoryOption = _DEFAULTS.memory_mb,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which factors earn their place: models trained without each, over seeds and walk-forward windows."""
+    from rdagent_sota_patch.ablation.ablating import AblateOptions
+    from rdagent_sota_patch.ablation.subject import CodeOptions
+    from rdagent_sota_patch.cli.ablate import AblateFiles, run_ablate
+
+    if save is not None and not smallest:
+        raise typer.BadParameter("It is the smallest set that is written.", param_hint="--save")
+    files = AblateFiles(
+        target,
+        data,
+        None if qlib_dir is None else qlib_dir.expanduser(),
+        QLIB_DIR.expanduser(),
+        None if stage is None else stage.value,
+        outcomes,
+        save,
+    )
+    processes = jobs or os.cpu_count() or 1
+    options = AblateOptions(
+        seeds=seeds,
+        windows=windows,
+        embargo=embargo,
+        rolling=rolling,
+        correlation=correlation,
+        one_by_one=one_by_one,
+        smallest=smallest,
+        jobs=processes,
+    )
+    code = CodeOptions(trust, Limits(seconds=timeout, memory_mb=memory), processes)
+    run_ablate(files, options, code, as_json)

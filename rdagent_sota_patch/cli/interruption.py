@@ -21,6 +21,7 @@ _SECONDS = 1.2
 """For an orderly end; after that, what still waits for a thread or a child is ended with the process."""
 
 _LEFT = {
+    "ablate": "With --out, what was tried is kept: run it again to go on.",
     "audit": "No verdict was kept.",
     "demo": "Its folder keeps what had run until now; --force runs the demonstration again there.",
     "export": "No bundle was written; an unfinished hidden folder beside it goes with the next export.",

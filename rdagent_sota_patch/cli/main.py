@@ -33,6 +33,7 @@ for command in (
     bundle_commands.verify,
     bundle_commands.audit,
     bundle_commands.predict,
+    bundle_commands.ablate,
     api_commands.serve,
     api_commands.sync,
 ):

@@ -316,16 +316,22 @@ def _provider_of(trained: TrainedModel) -> Path:
     Raises:
         BundleError: ``replay-needs-market-data``.
     """
+    provider = find_provider(trained)
+    if provider is None:
+        raise _needs_market_data("the training does not say where its data were")
+    if not (provider / "calendars").is_dir():
+        raise _needs_market_data(f"{provider}, which the training used, is not there")
+    return provider
+
+
+def find_provider(trained: TrainedModel) -> Path | None:
+    """The folder of Qlib's data that the training names; it need not be there. None where it names none."""
     match read_artifact(trained.recorder, CONFIG):
         case {"qlib_init": {"provider_uri": str() as uri}} | {
             "qlib_init": {"provider_uri": {"day": str() as uri}}
         }:
-            provider = Path(uri).expanduser()
-        case _:
-            raise _needs_market_data("the training does not say where its data were")
-    if not (provider / "calendars").is_dir():
-        raise _needs_market_data(f"{provider}, which the training used, is not there")
-    return provider
+            return Path(uri).expanduser()
+    return None
 
 
 def _needs_market_data(reason: str) -> BundleError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.benchmarks import (
+    ablating,
     audit,
     downloads,
     factor_table,
@@ -43,6 +44,7 @@ NAMES = (
     "shipping",
     "prediction",
     "audit",
+    "ablating",
 )
 _PROGRESS = Console(stderr=True)
 
@@ -102,6 +104,9 @@ def measure_all(folder: Path, names: Sequence[str]) -> list[Comparison]:
     if "audit" in names:
         with _doing(f"auditing {audit.FACTORS} factors"):
             comparisons += audit.measure(folder)
+    if "ablating" in names:
+        with _doing("ablating 30 factors beside qrun, which takes minutes"):
+            comparisons += ablating.measure(folder)
     return comparisons
 
 
