@@ -32,7 +32,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "mlruns": {"sessions", "factor_table", "bundle", "scoring"},
     "evidence": {"sessions", "mlruns"},
     "export": {"sessions", "factor_table", "bundle", "scoring", "mlruns", "lookahead", "sandbox"},
-    "plugin": {"sessions", "factor_table", "sandbox", "lookahead", "mlruns", "patching"},
+    "plugin": {"sessions", "factor_table", "sandbox", "lookahead", "mlruns", "patching", "evidence"},
     "results": {"sessions", "factor_table", "bundle", "mlruns", "export", "sandbox"},
     "server": {"results", "bundle"},
     "sync": {"results", "bundle"},

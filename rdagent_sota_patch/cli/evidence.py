@@ -128,6 +128,8 @@ def _of_winner(winner: WinnerFigures) -> list[tuple[str, str]]:
         ("deflated, effective", winner.dsr_effective),
     )
     lines += [(name, percent(share)) for name, share in shares if share is not None]
+    if winner.trial.seed_test is not None:
+        lines.append(("seeds, in the run", clean(str(winner.trial.seed_test.get("sentence", "?")))))
     if winner.track_record is not None:
         lines.append(("days needed", f"{winner.track_record:.0f} for 95 %, with nothing else tried"))
     lines += [(f"haircut, {each.method}", f"{each.share:.0%} (p {each.p:.3g})") for each in winner.haircuts]

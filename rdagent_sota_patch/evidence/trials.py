@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.mlruns.backtest import Backtest, read_backtest
@@ -14,7 +14,7 @@ from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER, is_index, read
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -36,6 +36,7 @@ class Trial:
         name: Its factors' or its model's.
         accepted: Whether the run accepted it, whatever its status.
         backtest: What it left, day by day; each part may be missing.
+        seed_test: What the run found where it held its acceptance to the noise of seeds, in JSON's types.
     """
 
     run: str
@@ -45,6 +46,7 @@ class Trial:
     name: str
     accepted: bool
     backtest: Backtest
+    seed_test: Mapping[str, Any] | None = None
 
     @property
     def excess(self) -> pd.Series[float] | None:
@@ -186,6 +188,7 @@ def _trial(run: Session, experiment: ExperimentRecord, roots: Sequence[Path], se
         name=name or "no name",
         accepted=bool(experiment.decision),
         backtest=_backtest(run, experiment, roots),
+        seed_test=experiment.seed_test,
     )
 
 

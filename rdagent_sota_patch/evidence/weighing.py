@@ -199,6 +199,7 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
                     None,
                 ),
                 "without_returns": trial.why_without_returns,
+                "seed_test": dict(trial.seed_test) if trial.seed_test else None,
             }
             for trial in evidence.trials
         ],
