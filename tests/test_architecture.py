@@ -30,7 +30,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "bundle": {"lookahead"},
     "scoring": {"bundle", "sandbox", "lookahead", "factor_table", "sessions"},
     "mlruns": {"sessions", "factor_table", "bundle", "scoring"},
-    "evidence": {"sessions", "mlruns"},
+    "evidence": {"sessions", "mlruns", "factor_table"},
     "export": {"sessions", "factor_table", "bundle", "scoring", "mlruns", "lookahead", "sandbox"},
     "plugin": {"sessions", "factor_table", "sandbox", "lookahead", "mlruns", "patching", "evidence"},
     "results": {"sessions", "factor_table", "bundle", "mlruns", "export", "sandbox"},

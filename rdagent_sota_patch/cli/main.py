@@ -122,12 +122,24 @@ def evidence(
         ),
     ],
     page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=2,
+            help="Train the winner and the SOTA before it again with so many seeds; less where it is clear sooner.",
+        ),
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="With --seeds: run the code of a log that this machine did not sign."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say how sure a run's winner is: all trials counted, chance and overfitting weighed."""
     from rdagent_sota_patch.cli.evidence import run_evidence
 
-    run_evidence(logs, page, as_json)
+    run_evidence(logs, page, as_json, seeds=seeds, trust=trust)
 
 
 @app.command()

@@ -103,7 +103,7 @@ def gather_trials(sessions: Sequence[Session], roots: Sequence[Path]) -> Ledger:
                 inherited.add(key)
             trial = _trial(run, experiment, roots, seen)
             trials.append(trial)
-            if experiment.accepted_here and experiment.kind is _shipped_kind(run):
+            if experiment.accepted_here and experiment.kind is shipped_kind(run):
                 winners[run.task_id] = trial
         trials += [
             _lost(run.task_id, loop, "the loop ended without an experiment") for loop in _failed_loops(run)
@@ -116,7 +116,8 @@ def gather_trials(sessions: Sequence[Session], roots: Sequence[Path]) -> Ledger:
     return Ledger(tuple(trials), winners.get(sessions[-1].task_id), tuple(problems))
 
 
-def _shipped_kind(run: Session) -> ExperimentKind:
+def shipped_kind(run: Session) -> ExperimentKind:
+    """Of which kind the experiment is that ``export`` ships by itself."""
     return ExperimentKind.MODEL if run.accepted(ExperimentKind.MODEL) else ExperimentKind.FACTOR
 
 

@@ -10,52 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rdagent.core.conf import RD_AGENT_SETTINGS
 from rdagent.core.exception import ModelEmptyError
 
+from rdagent_sota_patch.evidence.seeded_model import ATTEMPTS, CODE_NAME, TrainingFailedError, seeded_files
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-CODE_NAME = "model.py"
-"""What RD-Agent's templates import the model from (``pt_model_uri: "model.model_cls"``)."""
-
-_INNER_NAME = "model_of_run.py"
-
-# RD-Agent's templates set no seed. Qlib's own (`seed` of GeneralPTNN) would be set after the network is made, which
-# leaves its first weights to chance. A network that sets a seed of its own would be the same one every time: that seed
-# is shifted. Seeds of numpy have 32 bits.
-SEEDED_CODE = '''\
-"""Written by rdagent-sota-patch: the model of the run (model_of_run.py), trained with seed {seed}."""
-
-import numbers
-import random
-
-import numpy
-import torch
-
-OFFSET = 1000003 * {seed}
-
-
-def _shift(set_seed):
-    def set_shifted(given=None, *args, **kwargs):
-        given = 0 if given is None else given
-        return set_seed((given + OFFSET) % 2**32 if isinstance(given, numbers.Integral) else given, *args, **kwargs)
-
-    return set_shifted
-
-
-random.seed, numpy.random.seed, torch.manual_seed = map(
-    _shift, (random.seed, numpy.random.seed, torch.manual_seed)
-)
-for _set_seed in (random.seed, numpy.random.seed, torch.manual_seed):
-    _set_seed()
-
-from model_of_run import model_cls  # noqa: E402, F401
-'''
-
-# About one back-test in ten fails for a reason of MLflow's (docs/facts.md).
-_ATTEMPTS = 3
-
-
-class TrainingFailedError(Exception):
-    """A training that failed each time; says why."""
 
 
 def is_trainable(experiment: Any) -> bool:
@@ -76,13 +34,13 @@ def train_with_seed(runner: Any, experiment: Any, seed: int) -> Any:
         TrainingFailedError: It failed three times.
         SotaError: The run's SOTA factors cannot be used any more.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         twin = _copy_with_seed(experiment, seed)
         try:
             with _without_cache():
                 result = runner.develop(twin).result
         except ModelEmptyError as error:
-            if attempt == _ATTEMPTS:
+            if attempt == ATTEMPTS:
                 lines = str(error).strip().splitlines()
                 raise TrainingFailedError(lines[-1] if lines else "no result") from error
         else:
@@ -100,14 +58,14 @@ def _copy_with_seed(experiment: Any, seed: int) -> Any:
     # The plugin's own record of the run's training; the runner makes one of this.
     vars(twin).pop("sota_source", None)
     task_space = copy.copy(experiment.sub_workspace_list[0])
-    task_space.file_dict = {**task_space.file_dict, CODE_NAME: SEEDED_CODE.format(seed=seed)}
+    seeded = seeded_files(experiment.sub_workspace_list[0].file_dict[CODE_NAME], seed)
+    task_space.file_dict = {**task_space.file_dict, CODE_NAME: seeded[CODE_NAME]}
     twin.sub_workspace_list = [task_space]
     space = copy.copy(experiment.experiment_workspace)
     files = {name: text for name, text in space.file_dict.items() if isinstance(text, str)}
     space.file_dict = {}
     space.workspace_path = RD_AGENT_SETTINGS.workspace_path / uuid.uuid4().hex
-    inner = experiment.sub_workspace_list[0].file_dict[CODE_NAME]
-    space.inject_files(**{**files, _INNER_NAME: inner})
+    space.inject_files(**{**files, **seeded})
     twin.experiment_workspace = space
     return twin
 

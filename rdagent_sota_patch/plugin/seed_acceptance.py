@@ -32,7 +32,8 @@ from rdagent_sota_patch.evidence.seed_test import (
     level_of,
     require_scipy,
 )
-from rdagent_sota_patch.plugin.retraining import TrainingFailedError, is_trainable, train_with_seed
+from rdagent_sota_patch.evidence.seeded_model import TrainingFailedError
+from rdagent_sota_patch.plugin.retraining import is_trainable, train_with_seed
 from rdagent_sota_patch.settings import load_settings
 
 if TYPE_CHECKING:

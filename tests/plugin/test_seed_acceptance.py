@@ -167,8 +167,8 @@ def test_a_result_without_the_metric_is_not_judged(which: int, make_run: Callabl
 
 def test_a_failed_training_is_not_judged(make_run: Callable[..., Run], mocker: MockerFixture) -> None:
     """A model that cannot be trained again is not accepted, and why is said."""
+    from rdagent_sota_patch.evidence.seeded_model import TrainingFailedError
     from rdagent_sota_patch.plugin import seed_acceptance
-    from rdagent_sota_patch.plugin.retraining import TrainingFailedError
 
     run = make_run(lambda: 0.0)
     run.loop(result=0.1)
