@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rdagent_sota_patch.errors import BundleError, Problem, SotaError
-from rdagent_sota_patch.evidence.seed_test import METRIC, SeedTest, compare_seeds
+from rdagent_sota_patch.evidence.seed_test import METRIC, SeedTest, compare_seeds, is_constant
 from rdagent_sota_patch.evidence.seeded_model import ATTEMPTS, TrainingFailedError, seeded_files
 from rdagent_sota_patch.evidence.trials import RECORDERS, shipped_kind
 from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.factor_table.table import read_factor_table
 from rdagent_sota_patch.mlruns.backtest import read_backtest
-from rdagent_sota_patch.mlruns.recorder import find_recorder, parse_hint, read_artifact
+from rdagent_sota_patch.mlruns.recorder import TASK, find_recorder, parse_hint, read_artifact
 from rdagent_sota_patch.sessions.records import Signature
 from rdagent_sota_patch.sessions.thaw import Unthawable, thaw_plain
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding
@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.sessions.records import ExperimentRecord, Session
 
 _CONFIG = "config"
-"""The recorder's artifact with the whole configuration, rendered (``qlib/cli/run.py``, ``workflow``)."""
+"""The recorder's artifact with the whole configuration, rendered (``qlib/cli/run.py``, ``workflow``).
+
+It is written after the training, which has put the model itself into its task; the artifact `TASK` is as it was before.
+"""
+_KEPT = ("qlib_init", "sys", "experiment_name")
 _ALPHA = 0.05
 _DAYS_A_YEAR = 238
 """As Qlib annualizes (``qlib.contrib.evaluate.risk_analysis``)."""
@@ -145,7 +149,7 @@ def band_to_plain(band: SeedBand) -> dict[str, Any]:
         "winner": _trained_to_plain(band.winner),
         "sota": None if band.sota is None else _trained_to_plain(band.sota),
         "outcome": test.outcome if test else None,
-        "deterministic": len({*band.winner.values}) == 1,
+        "deterministic": is_constant(band.winner.values),
         "mean_difference": test.mean if test else None,
         "standard_error": test.error if test else None,
         "p": test.p if test else None,
@@ -252,13 +256,20 @@ class _Training:
 def _read_config(session: Session, experiment: ExperimentRecord, workspace: Path) -> Mapping[str, Any]:
     try:
         hint = None if experiment.artifacts is None else parse_hint(experiment.artifacts)
-        config = thaw_plain(read_artifact(find_recorder(workspace, hint), _CONFIG))
+        recorder = find_recorder(workspace, hint)
+        whole = read_artifact(recorder, _CONFIG)
+        task = thaw_plain(read_artifact(recorder, TASK))
+        kept = (
+            {name: thaw_plain(whole[name]) for name in _KEPT if name in whole}
+            if isinstance(whole, dict)
+            else {}
+        )
     except (BundleError, Unthawable) as error:
         why = error.problems[0].message if isinstance(error, BundleError) else f"{_CONFIG}: {error}"
         raise _refuse(session, f"the configuration of loop {experiment.loop} cannot be read: {why}") from None
-    if not isinstance(config, dict) or "task" not in config:
-        raise _refuse(session, f"the configuration of loop {experiment.loop} has no task")
-    return config
+    if not isinstance(task, dict) or "qlib_init" not in kept:
+        raise _refuse(session, f"the configuration of loop {experiment.loop} is in a form that is not known")
+    return {**kept, "task": task}
 
 
 def _find_qrun(session: Session) -> Path:
@@ -278,12 +289,11 @@ def _refuse(session: Session, why: str) -> SotaError:
 
 
 def _describe(winner: Trained, sota: Trained | None, test: SeedTest | None) -> str:
-    spread = (
-        f", from {min(winner.values):.4f} to {max(winner.values):.4f}" if len({*winner.values}) > 1 else ""
-    )
+    values = winner.values
+    spread = " each time" if is_constant(values) else f", from {min(values):.4f} to {max(values):.4f}"
     said = (
-        f"Trained again with {len(winner.values)} seeds, the winner's annualized return with cost is "
-        f"{winner.mean:.4f}{spread or ' each time'}"
+        f"Trained again with {len(values)} seeds, the winner's annualized return with cost is "
+        f"{winner.mean:.4f}{spread}"
     )
     if winner.recorded is not None:
         said += f" (in the run {winner.recorded:.4f})"

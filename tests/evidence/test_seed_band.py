@@ -26,6 +26,7 @@ from tests.evidence.made_trials import make_ledger
 from tests.evidence.test_trials import back_tested, experiment, model, session
 from tests.evidence.test_weighing import TRIALS
 from tests.export.made_run import forge
+from tests.sessions.forged import Made
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +38,7 @@ sys.path.insert(0, {project!r})
 import numpy as np, pandas as pd, yaml
 from tests.mlruns.forged_recorder import write_backtest, write_recorder
 here = Path.cwd()
-config = yaml.safe_load((here / sys.argv[1]).read_text())
+config = yaml.safe_load((here / sys.argv[1]).read_text())["task"]
 count = len(list(Path({seen!r}).iterdir()))
 shutil.copytree(here, Path({seen!r}) / str(count))
 seed = re.search(r"with seed (\\d+)", (here / "model.py").read_text()) if (here / "model.py").exists() else None
@@ -69,7 +70,10 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trained(folder: Path, mean: float, *, fails: bool = False) -> Path:
     """A workspace whose recorder keeps the configuration that it was trained by."""
     (run,) = back_tested(folder).glob("mlruns/*/*")
-    (run / "artifacts" / "config").write_bytes(forge({"task": {}, "mean": mean, "fails": fails}))
+    # Qlib puts the trained model into the task of the configuration, and keeps a task without it.
+    config = {"qlib_init": {"region": "cn"}, "task": {"model": Made("qlib.contrib.model.gbdt", "LGBModel")}}
+    (run / "artifacts" / "config").write_bytes(forge(config))
+    (run / "artifacts" / "task").write_bytes(forge({"mean": mean, "fails": fails}))
     return folder
 
 
@@ -163,7 +167,7 @@ def test_the_run_s_own_table_goes_along(tmp_path: Path, seen: Path) -> None:
     ("spoil", "why"),
     [
         (lambda path: next(path.glob("mlruns/*/*/artifacts/config")).unlink(), "cannot be read"),
-        (lambda path: next(path.glob("mlruns/*/*/artifacts/config")).write_bytes(forge([1])), "has no task"),
+        (lambda path: next(path.glob("mlruns/*/*/artifacts/config")).write_bytes(forge([1])), "not known"),
     ],
 )
 def test_what_cannot_be_trained_says_why(

@@ -15,14 +15,15 @@ pytestmark = pytest.mark.real
 
 
 def test_the_second_acceptance_does_not_hold(seeds: RealRun) -> None:
-    """The language model accepts both; trained again with the same seeds, they are the same to the last bit."""
+    """The language model accepts both; trained again with the same seeds, they are the same."""
     first, second = seeds.session.experiments
     assert (first.decision, second.decision) == (True, False)
     assert first.seed_test is not None and first.seed_test["outcome"] == "first"
     found = second.seed_test
     assert found is not None
     assert (found["outcome"], found["sota_loop"], found["trained"]) == ("not better", 0, 4)
-    assert found["new"] == found["sota"] and found["new"][0] != found["new"][1]
+    assert found["new"] == pytest.approx(found["sota"], abs=1e-9)
+    assert abs(found["new"][0] - found["new"][1]) > 1e-4
     assert "the improvement is within the noise of seeds" in second.reason
     assert "the improvement is within the noise of seeds" in second.verdict["observations"]
 
@@ -67,7 +68,7 @@ def test_the_band_afterwards_is_what_the_run_saw(sandbox: Sandbox, seeds: RealRu
     assert found is not None
     band = band_of(sandbox, str(seeds.result.log))
     assert band["sota"] is None and band["winner"]["loop"] == 0
-    assert band["winner"]["values"] == pytest.approx(found["sota"], abs=1e-12)
+    assert band["winner"]["values"] == pytest.approx(found["sota"], abs=1e-9)
 
 
 def test_factors_have_no_noise_of_seeds(sandbox: Sandbox, factor_run: RealRun) -> None:
