@@ -138,7 +138,8 @@ def measure_seeds(
     except TrainingFailedError as error:
         raise _refuse(session, f"a training failed {ATTEMPTS} times: {error}") from error
     first, second = new.result(), None if sota is None else sota.result()
-    return SeedBand(first, second, test, _describe(first, second, test), tuple(problems))
+    sentence = _describe(first, second, test, lost=bool(problems))
+    return SeedBand(first, second, test, sentence, tuple(problems))
 
 
 def band_to_plain(band: SeedBand) -> dict[str, Any]:
@@ -288,7 +289,7 @@ def _refuse(session: Session, why: str) -> SotaError:
     )
 
 
-def _describe(winner: Trained, sota: Trained | None, test: SeedTest | None) -> str:
+def _describe(winner: Trained, sota: Trained | None, test: SeedTest | None, *, lost: bool) -> str:
     values = winner.values
     spread = " each time" if is_constant(values) else f", from {min(values):.4f} to {max(values):.4f}"
     said = (
@@ -298,7 +299,8 @@ def _describe(winner: Trained, sota: Trained | None, test: SeedTest | None) -> s
     if winner.recorded is not None:
         said += f" (in the run {winner.recorded:.4f})"
     if sota is None or test is None:
-        return f"{said}; there is no SOTA before it to compare it with."
+        why = "the SOTA before it could not be trained again" if lost else "there is no SOTA before it"
+        return f"{said}; {why}, so that it is not compared."
     said += f", and that of the SOTA before it (loop {sota.loop}) {sota.mean:.4f}"
     if test.p is None:
         better = "better" if test.outcome == "better" else "not better"

@@ -138,10 +138,11 @@ def test_the_first_accepted_has_a_band_alone(tmp_path: Path, seen: Path) -> None
     run = models(tmp_path, 1.0)
     band = measure_seeds(run, (), 3, silent)
     assert (band.sota, band.test, len(band.winner.values)) == (None, None, 3)
+    assert "there is no SOTA before it" in band.sentence
     gone = model(0, True, tmp_path / "gone")
     with_gone = replace(run, experiments=(gone, replace(run.experiments[0], loop=1)))
     band = measure_seeds(with_gone, (), 2, silent)
-    assert band.sota is None
+    assert band.sota is None and "could not be trained again" in band.sentence
     assert [problem.slug for problem in band.problems] == ["seeds-not-trainable"]
 
 

@@ -117,6 +117,29 @@ def test_noise_is_turned_down(make_run: Callable[..., Run]) -> None:
     assert json.loads(json.dumps(record)) == record
 
 
+def test_the_next_proposal_is_told(make_run: Callable[..., Run]) -> None:
+    """RD-Agent's own prompts for the next hypothesis hold the reason, of the last trial and of the history."""
+    from rdagent.utils.agent.tpl import T
+
+    noise = iter([0.1, 0.0, 0.1, 0.3])
+    run = make_run(lambda: next(noise))
+    run.loop(result=0.1)
+    run.loop(result=0.2)
+    for exp, _ in run.trace.hist:
+        exp.sub_tasks, exp.stdout = [], ""
+        for metric in (
+            "IC",
+            *(f"1day.excess_return_without_cost.{name}" for name in ("annualized_return", "max_drawdown")),
+        ):
+            exp.result[metric] = 0.0
+    exp, feedback = run.trace.hist[-1]
+    prompts = [
+        T("scenarios.qlib.prompts:last_hypothesis_and_feedback").r(experiment=exp, feedback=feedback),
+        T("scenarios.qlib.prompts:hypothesis_and_feedback").r(trace=run.trace),
+    ]
+    assert all("the improvement is within the noise of seeds" in prompt for prompt in prompts)
+
+
 def test_a_large_improvement_holds(make_run: Callable[..., Run]) -> None:
     """Better with every seed by far more than they vary; the winner's seeds are then known for the next test."""
     noise = iter([0.0, 0.01, 0.0, 0.0, 0.01, 0.0, 0.02, 0.01, 0.0, 0.01])
