@@ -30,7 +30,14 @@ def summarizer(rdagent: Path, monkeypatch: pytest.MonkeyPatch, mocker: MockerFix
     def generate_feedback(self: Any, exp: Any, trace: Any) -> HypothesisFeedback:
         sota = trace.get_sota_hypothesis_and_experiment()[1]
         better = sota is None or not exp.result[METRIC] <= sota.result[METRIC]
-        return HypothesisFeedback(reason="It is larger.", decision=better, observations="Seen.")
+        return HypothesisFeedback(
+            reason="It is larger.",
+            decision=better,
+            observations="Seen.",
+            # 0.8.0 has no defaults for these.
+            hypothesis_evaluation="",
+            new_hypothesis="",
+        )
 
     mocker.patch.object(QlibModelExperiment2Feedback, "generate_feedback", generate_feedback)
     mocker.patch.object(seed_acceptance, "logger")
