@@ -31,7 +31,12 @@ def is_disabled() -> bool:
 
 
 def _is_needed() -> bool:
-    asked = any(map(_is_on, ("LOAD_SOTA_FROM_LOG", "LOAD_SOTA_FROM_WORKSPACE", "LOAD_SOTA_FACTORS")))
+    asked = any(
+        map(
+            _is_on,
+            ("LOAD_SOTA_FROM_LOG", "LOAD_SOTA_FROM_WORKSPACE", "LOAD_SOTA_FACTORS", "SOTA_ACCEPT_SEEDS"),
+        )
+    )
     # What `rdagent-sota run` fixed for its model stage (environment.py), whatever .env made of the rest.
     return "load_sota" in os.environ.get("RDAGENT_SOTA_SETTINGS", "") or (
         asked and _is_on("SOTA_STRICT", "true")

@@ -30,6 +30,9 @@ DEFAULT_FACTOR_FILE = Path("sota_factors.parquet")
 LARGEST_EMBEDDED_MB = 256
 """A session may hold a factor's and a model's weights, and is read up to 1,024 MB."""
 
+MOST_SEEDS = 50
+"""More trainings than that of each model are a mistyped number."""
+
 _ALIKE = 0.88
 """How like a setting's name a variable's must be to be taken for it misspelt (`difflib`): a letter or two."""
 
@@ -66,6 +69,15 @@ def _parse_day(value: object) -> date | None:
         raise ValueError(f"{text!r} is not a day: write it like 2020-01-31") from None
 
 
+def _parse_seeds(value: object) -> int | None:
+    text = str(value).strip().lower() if value is not None else ""
+    if text in _FALSE:
+        return None
+    if text.isdecimal() and 2 <= int(text) <= MOST_SEEDS:
+        return int(text)
+    raise ValueError(f"{value!r} is not a number of seeds: use 2 to {MOST_SEEDS}, or 0 for none")
+
+
 def _split_paths(value: object) -> object:
     if isinstance(value, str):
         return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part.strip())
@@ -73,6 +85,7 @@ def _split_paths(value: object) -> object:
 
 
 Switch = Annotated[bool, BeforeValidator(parse_switch)]
+OptionalSeeds = Annotated[int | None, BeforeValidator(_parse_seeds)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_parse_path)]
 OptionalDay = Annotated[date | None, BeforeValidator(_parse_day)]
 
@@ -104,6 +117,7 @@ class Settings(BaseSettings):
     sota_require_causal: Switch = False
     sota_embed_weights_mb: Annotated[float, Field(ge=0, le=LARGEST_EMBEDDED_MB)] = 16.0
     sota_inherit_trace: Switch = False
+    sota_accept_seeds: OptionalSeeds = None
     sota_seal_from: OptionalDay = None
     sota_workspace_root: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
     rdagent_sota_disable: Switch = False

@@ -188,6 +188,23 @@ def test_unusable_weights_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
+    ("text", "seeds"), [("5", 5), (" 2 ", 2), ("50", 50), ("", None), ("0", None), ("Off", None)]
+)
+def test_seeds_are_read(text: str, seeds: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOTA_ACCEPT_SEEDS is a number of trainings, and off where it says no."""
+    monkeypatch.setenv("SOTA_ACCEPT_SEEDS", text)
+    assert load_settings().sota_accept_seeds == seeds
+
+
+@pytest.mark.parametrize("text", ["1", "51", "-3", "2.5", "true", "five"])
+def test_unusable_seeds(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed has no noise, and a number that cannot be meant is an error, not a guess."""
+    monkeypatch.setenv("SOTA_ACCEPT_SEEDS", text)
+    with pytest.raises(SettingsError, match=r"SOTA_ACCEPT_SEEDS: .* is not a number of seeds"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
     ("switch", "unsupported", "noticed"),
     [
         ("LOAD_SOTA_FROM_LOG", [], []),

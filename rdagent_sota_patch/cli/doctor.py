@@ -52,6 +52,7 @@ def _to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
         "source": _source_to_plain(diagnosis, diagnosis.source) if diagnosis.source else None,
         "alpha_factors": diagnosis.alpha,
         "num_features": features.count if features else 0,
+        "accept_seeds": diagnosis.settings.sota_accept_seeds if diagnosis.settings else None,
         "host": _host_to_plain(diagnosis.traits) if diagnosis.traits else None,
         "settings": [
             {
@@ -108,6 +109,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
     if diagnosis.source is None or diagnosis.features is None:
         if diagnosis.settings is not None and diagnosis.settings.sota_seal_from is not None:
             return "No LOAD_SOTA_* is on: RD-Agent runs without SOTA factors, on sealed data."
+        if diagnosis.settings is not None and diagnosis.settings.sota_accept_seeds is not None:
+            return "No LOAD_SOTA_* is on: features as without the plugin; acceptances are tested over seeds."
         return "No LOAD_SOTA_* is on: RD-Agent runs as if the plugin were not installed."
     dates = f", {diagnosis.table.start}…{diagnosis.table.end}" if diagnosis.table else ""
     return f"{summarize(diagnosis.features)}{dates}, ready"
@@ -119,6 +122,9 @@ def _facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     if diagnosis.traits is not None:
         yield "its ways", diagnosis.traits.describe()
     yield "confinement", what_confines().describe()
+    if diagnosis.settings is not None and diagnosis.settings.sota_accept_seeds is not None:
+        seeds = diagnosis.settings.sota_accept_seeds
+        yield "acceptance", f"in fin_model, only what beats the noise of {seeds} seeds (SOTA_ACCEPT_SEEDS)"
     source, table = diagnosis.source, diagnosis.table
     if source is not None:
         loop = f", loop {source.loop}" if source.loop is not None else ""

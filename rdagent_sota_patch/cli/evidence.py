@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_patch.cli.output import clean, out, print_json, print_problems
+from rdagent_sota_patch.cli.output import clean, err, out, print_json, print_problems
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
@@ -28,11 +28,20 @@ _DAYS_A_YEAR = 238
 """As Qlib annualizes (``qlib.contrib.evaluate.risk_analysis``)."""
 
 
-def run_evidence(logs: Sequence[Path], page: Path | None, as_json: bool) -> None:
+def run_evidence(
+    logs: Sequence[Path], page: Path | None, as_json: bool, *, seeds: int | None = None, trust: bool = False
+) -> None:
     """Weigh the winner of the last of some runs, and print, write or give it as JSON.
 
+    Args:
+        logs: The winner's last.
+        page: File to write the page to.
+        as_json: As one object.
+        seeds: With how many the winner and the SOTA before it are trained again.
+        trust: Whether their code may be run although nobody vouches for it.
+
     Raises:
-        SotaError: ``extra-missing``, ``runs-not-comparable``, or a log that cannot be read.
+        SotaError: ``extra-missing``, ``runs-not-comparable``, ``seeds-need-trust``, or a log that cannot be read.
     """
     if missing := find_missing_libraries():
         raise SotaError(
@@ -45,7 +54,14 @@ def run_evidence(logs: Sequence[Path], page: Path | None, as_json: bool) -> None
 
     roots = log_roots(os.environ)
     sessions = [find_log(log, roots) for log in logs]
-    evidence = weigh(gather_trials(sessions, load_settings().sota_workspace_root))
+    workspaces = load_settings().sota_workspace_root
+    if seeds is not None:
+        from rdagent_sota_patch.evidence.seed_band import require_trust
+
+        require_trust(sessions[-1], trust=trust)
+    evidence = weigh(gather_trials(sessions, workspaces))
+    if seeds is not None:
+        evidence = _with_seeds(evidence, sessions[-1], workspaces, seeds)
     if page is not None:
         from rdagent_sota_patch.atomic import write_text_atomically
         from rdagent_sota_patch.evidence.evidence_page import render_evidence
@@ -82,6 +98,22 @@ def weigh_experiment(
         return to_plain(weigh(replace(ledger, winner=own[0]))) if own else "its trial is not in the log"
     except SotaError as error:
         return error.problems[0].message
+
+
+def _with_seeds(evidence: Evidence, session: Session, roots: Sequence[Path], seeds: int) -> Evidence:
+    """The evidence with a band, or with the reason why there is none."""
+    from rdagent_sota_patch.evidence.seed_band import measure_seeds
+
+    try:
+        band = measure_seeds(
+            session,
+            roots,
+            seeds,
+            lambda text: err.print(clean(text), style="dim", markup=False, soft_wrap=True),
+        )
+    except SotaError as error:
+        return replace(evidence, problems=(*evidence.problems, *error.problems))
+    return replace(evidence, seeds=band, problems=(*evidence.problems, *band.problems))
 
 
 def find_missing_libraries() -> list[str]:
@@ -129,6 +161,8 @@ def _figures(evidence: Evidence) -> list[tuple[str, str]]:
     ]
     if evidence.winner is not None:
         lines += _of_winner(evidence.winner)
+    if evidence.seeds is not None:
+        lines.append(("seeds", clean(evidence.seeds.sentence)))
     if evidence.overfitting is not None:
         lines.append(("overfitting (PBO)", f"{evidence.overfitting.probability:.0%}"))
     if evidence.best is not None:
@@ -154,6 +188,8 @@ def _of_winner(winner: WinnerFigures) -> list[tuple[str, str]]:
         ("deflated, effective", winner.dsr_effective),
     )
     lines += [(name, percent(share)) for name, share in shares if share is not None]
+    if winner.trial.seed_test is not None:
+        lines.append(("seeds, in the run", clean(str(winner.trial.seed_test.get("sentence", "?")))))
     if winner.track_record is not None:
         lines.append(("days needed", f"{winner.track_record:.0f} for 95 %, with nothing else tried"))
     lines += [(f"haircut, {each.method}", f"{each.share:.0%} (p {each.p:.3g})") for each in winner.haircuts]

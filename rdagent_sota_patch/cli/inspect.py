@@ -166,6 +166,7 @@ def _experiment_to_plain(experiment: ExperimentRecord, listed: _Listed) -> dict[
         "workspace": str(experiment.workspace) if experiment.workspace else None,
         "sota_source": dict(source) if source else None,
         "inherited_from": dict(experiment.inherited_from) if experiment.inherited_from else None,
+        "seed_test": dict(experiment.seed_test) if experiment.seed_test else None,
     }
 
 
@@ -213,6 +214,9 @@ def _show(session: Session) -> None:
     out.print(table)
     for experiment in session.experiments:
         out.print(f"loop {experiment.loop}: {clean(_subject(experiment))}", markup=False, soft_wrap=True)
+        if experiment.seed_test:
+            said = f"  seeds: {_shortened(str(experiment.seed_test.get('sentence', '?')))}"
+            out.print(clean(said), markup=False, soft_wrap=True)
         if experiment.workspace is not None:
             out.print(f"  {clean(experiment.workspace)}", style="dim", markup=False, soft_wrap=True)
     last = [accepted[-1] for kind in ExperimentKind if (accepted := session.accepted(kind))]

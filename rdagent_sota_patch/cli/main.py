@@ -136,6 +136,14 @@ def evidence(
     ],
     *,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=2,
+            help="Train the winner and the SOTA before it again with so many seeds; less where it is clear sooner.",
+        ),
+    ] = None,
     opens: Annotated[
         bool,
         typer.Option("--unseal", help="Score the days that the bundle's run was sealed from, and record it."),
@@ -167,7 +175,7 @@ def evidence(
         return
     from rdagent_sota_patch.cli.evidence import run_evidence
 
-    run_evidence(logs, page, as_json)
+    run_evidence(logs, page, as_json, seeds=seeds, trust=trust)
 
 
 @app.command()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rdagent_sota_patch.evidence.seed_band import SeedBand
     from rdagent_sota_patch.evidence.sharpe import Overfitting
     from rdagent_sota_patch.evidence.weighing import Evidence, WinnerFigures
 
@@ -44,6 +45,8 @@ def _parts(evidence: Evidence) -> Iterator[str]:
         )
     if evidence.winner is not None:
         yield from _of_winner(evidence.winner)
+    if evidence.seeds is not None:
+        yield _section("Seeds", escape(evidence.seeds.sentence), _seeds(evidence.seeds))
     if evidence.overfitting is not None:
         yield _section(
             "Overfitting",
@@ -159,6 +162,27 @@ def _months(months: Mapping[str, float]) -> str:
     names = list(months)
     return _svg(f"IC of {len(months)} months from {low:.3f} to {high:.3f}", *bars) + _ticks(
         names[0], names[-1]
+    )
+
+
+def _seeds(band: SeedBand) -> str:
+    rows = [each for each in (band.winner, band.sota) if each is not None]
+    values = [value for row in rows for value in (*row.values, row.recorded) if value is not None]
+    low, high = min(values), max(values)
+    dots = []
+    for place, row in enumerate(rows):
+        y = _HEIGHT * (place + 0.5) / len(rows)
+        for value, kind, what in (
+            *((value, "bar", f"seed {seed}") for seed, value in enumerate(row.values, start=1)),
+            *(() if row.recorded is None else ((row.recorded, "best", "in the run"),)),
+        ):
+            x = 2 + 96 * (value - low) / ((high - low) or 1.0)
+            title = escape(f"loop {row.loop}, {row.name}, {what}: {value:.4f}")
+            dots.append(
+                f'<circle class="{kind}" cx="{x:.2f}%" cy="{y:.1f}" r="5"><title>{title}</title></circle>'
+            )
+    return _svg("Annualized returns with cost by seed: winner above, SOTA below", *dots) + _ticks(
+        f"{low:.4f}", "winner above, SOTA below; the run's own marked", f"{high:.4f}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rdagent_sota_patch.errors import Problem, SotaError
 from rdagent_sota_patch.mlruns.backtest import Backtest, read_backtest
@@ -15,7 +15,7 @@ from rdagent_sota_patch.sessions.snapshots import SESSION_FOLDER, is_index, read
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -37,6 +37,7 @@ class Trial:
         name: Its factors' or its model's.
         accepted: Whether the run accepted it, whatever its status.
         backtest: What it left, day by day; each part may be missing.
+        seed_test: What the run found where it held its acceptance to the noise of seeds, in JSON's types.
     """
 
     run: str
@@ -46,6 +47,7 @@ class Trial:
     name: str
     accepted: bool
     backtest: Backtest
+    seed_test: Mapping[str, Any] | None = None
 
     @property
     def excess(self) -> pd.Series[float] | None:
@@ -109,7 +111,7 @@ def gather_trials(sessions: Sequence[Session], roots: Sequence[Path]) -> Ledger:
                 inherited.add(key)
             trial = _trial(run, experiment, roots, seen)
             trials.append(trial)
-            if experiment.accepted_here and experiment.kind is _shipped_kind(run):
+            if experiment.accepted_here and experiment.kind is shipped_kind(run):
                 winners[run.task_id] = trial
         trials += [
             _lost(run.task_id, loop, "the loop ended without an experiment") for loop in _failed_loops(run)
@@ -122,7 +124,8 @@ def gather_trials(sessions: Sequence[Session], roots: Sequence[Path]) -> Ledger:
     return Ledger(tuple(trials), winners.get(sessions[-1].task_id), tuple(problems))
 
 
-def _shipped_kind(run: Session) -> ExperimentKind:
+def shipped_kind(run: Session) -> ExperimentKind:
+    """Of which kind the experiment is that ``export`` ships by itself."""
     return ExperimentKind.MODEL if run.accepted(ExperimentKind.MODEL) else ExperimentKind.FACTOR
 
 
@@ -194,6 +197,7 @@ def _trial(run: Session, experiment: ExperimentRecord, roots: Sequence[Path], se
         name=name or "no name",
         accepted=bool(experiment.decision),
         backtest=_backtest(run, experiment, roots),
+        seed_test=experiment.seed_test,
     )
 
 

@@ -16,6 +16,7 @@ from rdagent_sota_patch.evidence.bootstrap import (
     resample_paths,
 )
 from rdagent_sota_patch.evidence.information import DailyIc, describe_ic
+from rdagent_sota_patch.evidence.seed_band import SeedBand, band_to_plain
 from rdagent_sota_patch.evidence.sharpe import (
     Haircut,
     Overfitting,
@@ -85,6 +86,7 @@ class Evidence:
         best: Tests of the best trial; None where there are too few days.
         sentence: The verdict in words.
         problems: What is missing or makes the answer smaller.
+        seeds: Winner and SOTA trained again, where that was asked for.
     """
 
     trials: tuple[Trial, ...]
@@ -98,6 +100,7 @@ class Evidence:
     verdict: Verdict
     sentence: str
     problems: tuple[Problem, ...]
+    seeds: SeedBand | None = None
 
 
 def weigh(ledger: Ledger) -> Evidence:
@@ -180,6 +183,7 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
         "pbo": evidence.overfitting.probability if evidence.overfitting else None,
         "spa_p": best.spa_p if best else None,
         "reality_check_p": best.reality_check_p if best else None,
+        "seed_band": band_to_plain(evidence.seeds) if evidence.seeds else None,
         "verdict": evidence.verdict,
         "sentence": evidence.sentence,
         "ledger": [
@@ -199,6 +203,7 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
                     None,
                 ),
                 "without_returns": trial.why_without_returns,
+                "seed_test": dict(trial.seed_test) if trial.seed_test else None,
             }
             for trial in evidence.trials
         ],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 RUNNER = f"{RUNNER_MODULE}.QlibModelRunner"
+SUMMARIZER = "rdagent.scenarios.qlib.developer.feedback.QlibModelExperiment2Feedback"
 
 _RUNNERS = (
     ("fin_model", "QLIB_MODEL_RUNNER", "ModelBasePropSetting", "runner"),
@@ -81,6 +82,18 @@ def runner_notices(host: HostSource, variables: Mapping[str, str]) -> Iterator[P
                 + " from QlibModelRunner.",
                 "The run checks it before the first LLM call.",
             )
+
+
+def summarizer_notices(variables: Mapping[str, str]) -> Iterator[Problem]:
+    """A summarizer of ``fin_model`` that is not RD-Agent's own, for ``SOTA_ACCEPT_SEEDS``."""
+    summarizer = variables.get("QLIB_MODEL_SUMMARIZER") or SUMMARIZER
+    if summarizer != SUMMARIZER:
+        yield Problem(
+            "own-summarizer",
+            f"QLIB_MODEL_SUMMARIZER names {summarizer}, which decides on acceptances; SOTA_ACCEPT_SEEDS needs it to "
+            "leave that to QlibModelExperiment2Feedback.",
+            "The run checks it before the first LLM call.",
+        )
 
 
 def _judge_runners(

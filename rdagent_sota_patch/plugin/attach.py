@@ -45,6 +45,9 @@ def attach(module: ModuleType) -> None:
         from rdagent_sota_patch.plugin.scenario import attach_scenarios
 
         attach_scenarios()
+        from rdagent_sota_patch.plugin.seed_acceptance import attach_seed_acceptance
+
+        attach_seed_acceptance()
         # fin_quant loads its factor runner first, also in processes of its own; fin_model never does.
         factor_runner = sys.modules.get("rdagent.scenarios.qlib.developer.factor_runner")
         if factor_runner is not None:

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rdagent_sota_patch.environment import Difference, find_differences
 from rdagent_sota_patch.errors import Problem, SotaError
+from rdagent_sota_patch.evidence.seed_test import require_scipy
 from rdagent_sota_patch.factor_table.checks import check_segments
 from rdagent_sota_patch.factor_table.combining import FeatureSet, combine_features
 from rdagent_sota_patch.factor_table.saving import require_writable
 from rdagent_sota_patch.factor_table.sources import Source, find_source
 from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
 from rdagent_sota_patch.host_source import CONFIG_NAME, find_host
-from rdagent_sota_patch.plugin.activation import find_activation, runner_notices, runner_problems
+from rdagent_sota_patch.plugin.activation import (
+    find_activation,
+    runner_notices,
+    runner_problems,
+    summarizer_notices,
+)
 from rdagent_sota_patch.plugin.causal import require_causal
 from rdagent_sota_patch.plugin.hand_edits import find_hand_edits, hand_edit_notices, hand_edit_problems
 from rdagent_sota_patch.plugin.host import alpha_features, check_market, model_segments, rdagent_version
@@ -159,6 +165,9 @@ def _check_settings(settings: Settings, version: str | None, found: _Found) -> N
         found.problems.extend(found.attempt(lambda: find_seal_problems(("factor", "model"), settings)) or ())
     if settings.source is not None:
         found.problems.extend(settings.unsupported())
+    if settings.sota_accept_seeds is not None:
+        found.attempt(require_scipy)
+        found.notices.extend(summarizer_notices(os.environ))
 
 
 def _look_at_source(settings: Settings, traits: Traits | None, found: _Found) -> _Used:

@@ -103,6 +103,11 @@ _FUNCTIONS = (
     _Function(
         f"{_QLIB}/experiment/quant_experiment.py", "QlibQuantScenario.get_scenario_all_desc", ("self",)
     ),
+    _Function(
+        f"{_QLIB}/developer/feedback.py",
+        "QlibModelExperiment2Feedback.generate_feedback",
+        ("self", "exp", "trace"),
+    ),
 )
 
 _HISTORY = ("hist", "dag_parent", "idx2loop_id", "NEW_ROOT")

@@ -43,6 +43,16 @@ def _check(loop: Any, settings: Settings) -> None:
     if settings.save_sota_factors:
         # Hours of mining are not to end at a folder that cannot be written to.
         require_writable(settings.factor_file)
+    if settings.sota_accept_seeds is not None and not _is_model_stage(loop):
+        logger.info("SOTA_ACCEPT_SEEDS is set, and has no effect on a factor stage.")
+    elif settings.sota_accept_seeds is not None:
+        from rdagent_sota_patch.plugin.seed_acceptance import require_seed_acceptance
+
+        require_seed_acceptance(loop, quant=_is_quant(loop))
+        logger.info(
+            "SOTA_ACCEPT_SEEDS: an acceptance holds only if the improvement is larger than the noise of "
+            f"{settings.sota_accept_seeds} seeds."
+        )
     if settings.source is None:
         return
     if not _is_model_stage(loop):

@@ -91,7 +91,11 @@ def _prepare(loop: Any) -> None:
             from rdagent_sota_patch.plugin.sealing import record_seal
 
             record_seal(log, resumed=bool(loop.trace.hist))
-    if settings.source is not None or settings.save_sota_factors:
+    if (
+        settings.source is not None
+        or settings.save_sota_factors
+        or (settings.sota_accept_seeds is not None and _is_qlib(loop))
+    ):
         from rdagent_sota_patch.plugin.host_check import require_known_host
 
         try:

@@ -113,6 +113,8 @@ class ExperimentRecord:
         stdout: The training log that RD-Agent shows the language model.
         inherited_from: Set by the plugin where the experiment is of an earlier run's history
             (``SOTA_INHERIT_TRACE``): ``task_id`` and ``loop`` there. Its ``loop`` here is negative.
+        seed_test: What the plugin found where an acceptance was held to the noise of seeds (``SOTA_ACCEPT_SEEDS``), in
+            JSON's types.
         unread: What the session holds of this experiment in a form that is not known, one line each.
     """
 
@@ -136,6 +138,7 @@ class ExperimentRecord:
     verdict: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     stdout: str = ""
     inherited_from: Mapping[str, Any] | None = None
+    seed_test: Mapping[str, Any] | None = None
     unread: tuple[str, ...] = ()
 
     @property

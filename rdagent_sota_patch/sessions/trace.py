@@ -176,6 +176,9 @@ class _Reader:
             verdict=_chosen_texts(verdict, _VERDICT, notes),
             stdout=_text(attributes.get("stdout"), "stdout", notes),
             inherited_from=_inherited_from(inherited, notes),
+            # Where steps had processes of their own, it came back with the feedback alone.
+            seed_test=_recorded(attributes if "seed_test" in attributes else verdict, "seed_test", notes)
+            or None,
             unread=tuple(notes),
         )
 

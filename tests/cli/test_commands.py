@@ -153,6 +153,16 @@ def test_doctor_without_settings(log: Path) -> None:
     assert json.loads(run("doctor", "--json").stdout)["source"] is None
 
 
+def test_doctor_announces_seeds(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOTA_ACCEPT_SEEDS is told, with a notice where a summarizer of the user's own may decide."""
+    monkeypatch.setenv("SOTA_ACCEPT_SEEDS", "5")
+    said = run("doctor").stdout
+    assert "beats the noise of 5 seeds" in said and "as if the plugin were not installed" not in said
+    monkeypatch.setenv("QLIB_MODEL_SUMMARIZER", "mine.Summarizer")
+    document = json.loads(run("doctor", "--json").stdout)
+    assert (document["accept_seeds"], [n["slug"] for n in document["notices"]]) == (5, ["own-summarizer"])
+
+
 def test_doctor_without_the_hook(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the hook is not in Python, or is switched off in ``.env``, a run would go without the plugin."""
     Path(".env").write_text("RDAGENT_SOTA_DISABLE=true\n", encoding="utf-8")

@@ -47,6 +47,15 @@ class BriefTraining(Screenplay):
         return re.sub(r'"n_epochs": "\d+"', '"n_epochs": "1"', super().answer(prompt))
 
 
+class OneModel(BriefTraining):
+    """The script with the same network in every loop but for its name, and without a seed of its own."""
+
+    def answer(self, prompt: Prompt) -> str:
+        """The script's answer, with one width of the hidden layer."""
+        said = re.sub(r"(Linear\(num_features, )\d+", r"\g<1>24", super().answer(prompt))
+        return re.sub(r"(Linear\()\d+(, 1\))", r"\g<1>24\2", said).replace("torch.manual_seed(7)", "pass")
+
+
 class TwoFiles(BriefTraining):
     """The script with factors that read a second market file as well."""
 
@@ -128,6 +137,11 @@ def make_parallel(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     return make_run(sandbox, "fin_model", "parallel", 2, settings)
 
 
+def make_seeds(sandbox: Sandbox, _: FactorStage) -> RealRun:
+    """Two loops of one model, each accepted by the script; an acceptance has to beat the noise of two seeds."""
+    return make_run(sandbox, "fin_model", "seeds", 2, {"SOTA_ACCEPT_SEEDS": "2"}, OneModel())
+
+
 def make_quant(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     """``fin_quant``: a factor action, then a model action."""
     settings = from_log(factor_stage(), QLIB_QUANT_ACTION_SELECTION="llm", USE_ALPHA_FACTORS="true")
@@ -191,6 +205,7 @@ STAGES: dict[str, Callable[[Sandbox, FactorStage], Any]] = {
     "off": make_off,
     "both": make_both,
     "alone": make_alone,
+    "seeds": make_seeds,
     "fork": make_fork,
     "between": make_between,
     "signed": make_signed,
@@ -269,6 +284,7 @@ def _stage_fixture(stage: str) -> Callable[..., Any]:
 
 off, both, alone = _stage_fixture("off"), _stage_fixture("both"), _stage_fixture("alone")
 time_series, parallel, quant = (_stage_fixture(name) for name in ("time_series", "parallel", "quant"))
+seeds = _stage_fixture("seeds")
 informed, quant_on_top = _stage_fixture("informed"), _stage_fixture("quant_on_top")
 quant_informed = _stage_fixture("quant_informed")
 fork, between, signed = _stage_fixture("fork"), _stage_fixture("between"), _stage_fixture("signed")

@@ -77,6 +77,12 @@ def test_release_nobody_has_heard_of(version: str, copy: Path) -> None:
             "def describe(",
             "has no QlibModelScenario.get_scenario_all_desc",
         ),
+        (
+            f"{QLIB}/developer/feedback.py",
+            "class QlibModelExperiment2Feedback(",
+            "class QlibModelFeedback(",
+            "has no QlibModelExperiment2Feedback.generate_feedback",
+        ),
         (RUNNER, "class QlibModelRunner(", "class QlibModelTrainer(", "no class QlibModelRunner"),
         (RUNNER, "def develop(self, exp:", "def develop(self, exp, plan, x:", "takes (self, exp, plan, x)"),
         (RUNNER, "@cache_with_pickle(", "@remembered(", "develop is not decorated with cache_with_pickle"),

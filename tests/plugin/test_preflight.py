@@ -137,3 +137,23 @@ def test_only_a_log_has_a_history(prepare: Factory, runner: Any, make_sota: Fact
         prepare(
             make_loop("ModelRDLoop", runner), make_sota(), load_sota_factors=True, sota_inherit_trace=True
         )
+
+
+def test_acceptances_over_seeds_are_announced_or_refused(prepare: Factory, runner: Any) -> None:
+    """SOTA_ACCEPT_SEEDS needs no source; fin_quant refuses it, a factor stage says that it has no effect."""
+    from rdagent.scenarios.qlib.developer.feedback import QlibModelExperiment2Feedback
+
+    from rdagent_sota_patch.plugin.seed_acceptance import attach_seed_acceptance
+
+    attach_seed_acceptance()
+    loop = make_loop("ModelRDLoop", runner)
+    loop.summarizer = QlibModelExperiment2Feedback(None)
+    assert any("noise of 5 seeds" in line for line in prepare(loop, sota_accept_seeds=5))
+    assert not any("SEEDS" in line for line in prepare(loop))
+    loop.summarizer = object()
+    with pytest.raises(HostError, match="summarizer-without-seeds"):
+        prepare(loop, sota_accept_seeds=5)
+    with pytest.raises(SettingsError, match="seeds-in-quant"):
+        prepare(make_loop("QuantRDLoop", runner), sota_accept_seeds=5)
+    (line,) = prepare(make_loop("FactorRDLoop", object()), sota_accept_seeds=5)
+    assert "no effect on a factor stage" in line

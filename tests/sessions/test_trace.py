@@ -138,6 +138,8 @@ def test_what_the_plugin_recorded_comes_back() -> None:
         "loop": 2,
         "factors": ["A"],
     }
+    assert read_one(model_experiment(seed_test={"outcome": "better"})).seed_test == {"outcome": "better"}
+    assert read_one(model_experiment()).seed_test is None
     hidden = read_one(model_experiment(sota_source={"x": Made("os", "system", ("true",))}))
     assert hidden.sota_source == {}
     assert hidden.unread == ("sota_source: not plain data: os:system",)
