@@ -35,4 +35,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         module = item.nodeid.partition("::")[0]
         on_real_runs = item.get_closest_marker("real") and module.startswith(_FIRST[0])
         item.add_marker(pytest.mark.xdist_group(_FIRST[0] if on_real_runs else module))
-    items.sort(key=lambda item: next((at for at, start in enumerate(_FIRST) if item.nodeid.startswith(start)), 99))
+    items.sort(
+        key=lambda item: next((at for at, start in enumerate(_FIRST) if item.nodeid.startswith(start)), 99)
+    )
