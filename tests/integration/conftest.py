@@ -20,7 +20,7 @@ from rdagent_sota_patch.demo.synthetic_market import MarketSpec
 from rdagent_sota_patch.sessions.records import Session
 from tests.integration import checkouts
 from tests.integration.evidence import readers
-from tests.integration.warm_sandbox import COLD_START, WarmSandbox
+from tests.integration.warm_sandbox import COLD_COMMAND, COLD_START, WarmSandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def make_parallel(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
 def make_quant(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     """``fin_quant``: a factor action, then a model action."""
     settings = from_log(factor_stage(), QLIB_QUANT_ACTION_SELECTION="llm", USE_ALPHA_FACTORS="true")
-    return make_run(sandbox, "fin_quant", "quant", 2, {**settings, **COLD_START})
+    return make_run(sandbox, "fin_quant", "quant", 2, {**settings, **COLD_COMMAND})
 
 
 def make_informed(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rdagent_sota_patch.demo.synthetic_market import MarketSpec
 from tests.integration.warm import warm_python
+from tests.integration.warm_sandbox import COLD_COMMAND, COLD_START, Warm, WarmSandbox
 
 _SHOW = """
 import os, sys
@@ -95,3 +97,26 @@ def test_it_ends_with_who_asked(warm: list[str], tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert asked.stdout.read() == ""
+
+
+@pytest.mark.parametrize(
+    "settings, warm_ones", [({}, (True, True)), (COLD_COMMAND, (False, True)), (COLD_START, (False, False))]
+)
+def test_a_run_says_what_starts_cold(
+    warm: list[str], tmp_path: Path, settings: dict[str, str], warm_ones: tuple[bool, bool]
+) -> None:
+    """All of it, the command alone, or nothing."""
+    program = tmp_path / "program.py"
+    program.write_text("import sys; print('json.tool' in sys.modules)", encoding="utf-8")
+    with WarmSandbox(tmp_path / "box", Warm(warm, warm), market=MarketSpec(stocks=54)) as sandbox:
+        command = [sandbox.rdagent()[0], sys.executable, str(program)]
+        if not settings:
+            del command[1]
+        back_test = [str(sandbox.folder / "env" / "bin" / "python"), str(program)]
+        said = [
+            subprocess.run(
+                each, env=sandbox.environment("run", settings), capture_output=True, text=True, check=True
+            ).stdout
+            for each in (command, back_test)
+        ]
+    assert said == [f"{each}\n" for each in warm_ones]

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 COLD = "WARM_INTERPRETER_OFF"
-"""In the environment of a program: it gets an interpreter of its own, and so does all that it starts."""
+"""In the environment of a run: ``all`` its programs get interpreters of their own, or the ``command`` alone does."""
 
 _OWN = ("rdagent", "rdagent_sota_patch")
 _SIZE = 8

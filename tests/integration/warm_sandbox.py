@@ -12,8 +12,11 @@ from typing import Any
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from tests.integration.warm import COLD, warm_python
 
-COLD_START = {COLD: "1"}
+COLD_START = {COLD: "all"}
 """Settings of a run that is to start as a user's does, with all its back-tests."""
+
+COLD_COMMAND = {COLD: "command"}
+"""Settings of a run whose back-tests are warm."""
 
 _HOST = ("rdagent.app.cli",)
 _QLIB = (
@@ -80,13 +83,9 @@ class WarmSandbox(Sandbox):
             path = self.folder / "env" / "bin" / program
             start, command, rest = path.read_text(encoding="utf-8").partition(cold)
             assert command
-            path.write_text(f"{start}{_unless_cold(self.warm.qlib, rest)}{cold}{rest}", encoding="utf-8")
+            warm = f'[ "${COLD}" = all ] || exec {shlex.join(self.warm.qlib)} {rest}'
+            path.write_text(f"{start}{warm}{cold}{rest}", encoding="utf-8")
         rdagent = self.folder / "bin" / "warm-rdagent"
-        rest = '"$@"\n'
-        rdagent.write_text(f"#!/bin/sh\n{_unless_cold(self.warm.host, rest)}exec {rest}", encoding="utf-8")
+        warm = f'[ -n "${COLD}" ] || exec {shlex.join(self.warm.host)} "$@"\n'
+        rdagent.write_text(f'#!/bin/sh\n{warm}exec "$@"\n', encoding="utf-8")
         rdagent.chmod(0o755)
-
-
-def _unless_cold(warm: list[str], rest: str) -> str:
-    """A line of a shell script."""
-    return f'[ -n "${COLD}" ] || exec {shlex.join(warm)} {rest}'
