@@ -4,15 +4,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # An environment for the older release of RD-Agent, which cannot share one with the newest.
 OLD_VENV := .venv-0.8.0
 OLD_INSTALLED := $(OLD_VENV)/.installed
+OLD_PIP := $(OLD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 OLD_NEEDS := tests/integration/requirements-0.8.0.txt
 RELEASES ?= 1.0.0 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-real test-others test-fast test-matrix $(RELEASES:%=test-on-%) lint types files bench proof wheel ci clean
+.PHONY: help demo test test-fast test-matrix $(RELEASES:%=test-on-%) lint types files bench proof wheel ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,44 +23,43 @@ help: ## list the targets
 # downloads version after version of RD-Agent's dependencies before it finds a set that fits; a current one is quick.
 $(INSTALLED): pyproject.toml patches/startup.pth.in
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]'
+	@echo "Making $(VENV) with RD-Agent, Qlib and torch: some minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+	@$(PIP) -e '.[dev]'
 	@touch $@
 
 # By uv: RD-Agent 0.8.0 leaves most versions open, and pip tries them for more than ten minutes. Torch comes first and by
 # pip, which finds the index with a CPU build where one is configured.
 $(OLD_INSTALLED): pyproject.toml patches/startup.pth.in $(OLD_NEEDS)
-	$(PYTHON) -m venv $(OLD_VENV)
-	$(OLD_VENV)/bin/python -m pip install --quiet --upgrade pip uv
-	$(OLD_VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off torch==2.13.0
-	$(OLD_VENV)/bin/uv pip install --python $(OLD_VENV)/bin/python -e . -r $(OLD_NEEDS)
+	@echo "Making $(OLD_VENV) with RD-Agent 0.8.0: some minutes."
+	@$(PYTHON) -m venv $(OLD_VENV)
+	@$(OLD_PIP) --upgrade pip uv
+	@$(OLD_PIP) torch==2.13.0
+	@$(OLD_VENV)/bin/uv pip install --quiet --python $(OLD_VENV)/bin/python -e . -r $(OLD_NEEDS)
 	@touch $@
 
 demo: $(INSTALLED) ## factor stage, then the model stage three ways, offline, and one table
 	$(BIN)/rdagent-sota demo
 
-# Two halves side by side, since the real programs wait a good deal. The shorter one says what it has to say at its end.
+# Two processes take module after module from one queue; tests on the same real runs stay together (tests/conftest.py).
+WORKERS ?= 2
+TEST = -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25
+
 test: $(INSTALLED) ## all tests, those that run the real rdagent and Qlib included
-	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-real test-others
-
-test-real: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'real and not proof'
-
-test-others: $(INSTALLED)
-	@$(BIN)/python -m pytest -m 'not real and not proof' >$(VENV)/tests.txt 2>&1; code=$$?; cat $(VENV)/tests.txt; exit $$code
+	$(BIN)/python $(TEST)
 
 test-fast: $(INSTALLED) ## the tests that do not run rdagent
-	$(BIN)/python -m pytest -m 'not real and not proof'
+	$(BIN)/python $(TEST) -m 'not real and not proof'
 
 test-matrix: $(RELEASES:%=test-on-%) ## the tests that meet RD-Agent, on each supported release (or on those in RELEASES="…")
 
 # The tests that are about the host; all others know nothing of its release.
 test-on-1.0.0: $(INSTALLED)
-	$(BIN)/python -m pytest tests/plugin tests/integration
+	$(BIN)/python $(TEST) tests/plugin tests/integration
 
 test-on-0.8.0: $(OLD_INSTALLED)
-	$(OLD_VENV)/bin/python -m pytest tests/plugin tests/integration
+	$(OLD_VENV)/bin/python $(TEST) tests/plugin tests/integration
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check rdagent_sota_patch tests
@@ -74,7 +75,7 @@ bench: $(INSTALLED) ## the measurements of docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks
 
 proof: $(INSTALLED) ## attacks, faults, crowds, sizes and mutants: the figures of docs/reliability.md
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[proof]'
+	-@$(PIP) -e '.[proof]'
 	$(BIN)/python -m tests.proof
 
 wheel: ## build the wheel and check it in an environment of its own

@@ -11,7 +11,8 @@ second thread (``qlib/workflow/recorder.py``: ``AsyncCaller``) while its main th
 each artifact MLflow reads the whole run back. When the read falls into the gap, the back-test dies with
 "Metric 'Rank ICIR' is malformed. No data found", about once in ten runs, and RD-Agent skips the loop. The
 ``qrun`` written here is Qlib's own, with one lock around the file store's reads and writes: the gap can then
-not be seen, and nothing else is different.
+not be seen. A network's batches come from as many processes as there are cores, where RD-Agent's templates ask for 20,
+which Qlib starts anew for each pass over the data; batches and scores are the same. Nothing else is different.
 """
 
 from __future__ import annotations
@@ -81,12 +82,15 @@ _CONDA = """\
     """
 
 _QRUN = """\
-    # Qlib's qrun, with MLflow's file store guarded against its own readers (see the demo's conda.py).
+    # Qlib's qrun, with MLflow's file store guarded against its own readers, and few processes for batches (see the
+    # demo's sandbox.py).
     import functools
+    import os
     import sys
     import threading
 
     from mlflow.store.tracking.file_store import FileStore
+    from torch.utils.data import DataLoader
 
     from qlib.cli.run import run
 
@@ -104,6 +108,15 @@ _QRUN = """\
 
     for name in ("get_run", "log_metric", "log_batch", "log_param", "set_tag", "update_run_info"):
         setattr(FileStore, name, guarded(getattr(FileStore, name)))
+
+    construct = DataLoader.__init__
+
+
+    def with_few_processes(self, *args, num_workers=0, **kwargs):
+        construct(self, *args, num_workers=min(num_workers, os.cpu_count() or 1), **kwargs)
+
+
+    DataLoader.__init__ = with_few_processes
 
     if __name__ == "__main__":
         sys.exit(run())
@@ -319,6 +332,14 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             write_factor_data(market, self.factor_data, self.folder / "data" / "debug")
             stamp.write_text(repr(self.market), encoding="utf-8")
 
+    def rdagent(self) -> list[str]:
+        """The start of each run's command.
+
+        Raises:
+            HostError: ``rdagent`` is not installed beside the running interpreter.
+        """
+        return [str(find_rdagent())]
+
     def environment(self, run: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """The complete environment of the run named ``run``; ``extra`` is added last."""
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -393,7 +414,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         log = self.logs / name
         if resume is None and log.exists():
             raise ValueError(f"{log} is another run's log; two runs in one log cannot be told apart")
-        arguments = [str(find_rdagent()), command, "--loop-n", str(loops)]
+        arguments = [*self.rdagent(), command, "--loop-n", str(loops)]
         if resume is not None:
             arguments += ["--path", str(resume)]
         if screenplay is not None:

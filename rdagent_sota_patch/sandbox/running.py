@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -101,7 +101,10 @@ def run(trial: Mapping[str, Any], code: bytes, seconds: float) -> dict[str, Any]
     folder.mkdir()
     given = {str(file): (top / str(place)).resolve() for file, place in trial["files"].items()}
     notes = top / f"run-{name}-notes"
-    failure = in_child(lambda: furnish(given, trial), folder, seconds)
+    to_cut = [name for name in given if name in trial["dated"] and (trial["start"] or trial["end"])]
+    for file in given.keys() - to_cut:
+        (folder / file).symlink_to(given[file])
+    failure = in_child(lambda: cut_files(to_cut, given, trial), folder, seconds) if to_cut else None
     outcome: dict[str, Any] = {}
     if failure is None:
         (folder / "factor.py").write_bytes(code)
@@ -115,14 +118,11 @@ def run(trial: Mapping[str, Any], code: bytes, seconds: float) -> dict[str, Any]
     return {**outcome, "failure": failure}
 
 
-def furnish(given: Mapping[str, Path], trial: Mapping[str, Any]) -> None:
-    """Put the data files into the run's folder; those with dates from a day on, or up to one, if it names one."""
+def cut_files(names: Sequence[str], given: Mapping[str, Path], trial: Mapping[str, Any]) -> None:
+    """Write the rows of data files from a day on, or up to one, into the run's folder."""
     window = {name: trial[name] for name in ("start", "end")}
-    for name, source in given.items():
-        if not any(window.values()) or name not in trial["dated"]:
-            Path(name).symlink_to(source)
-            continue
-        cut_file(source, name, [{"target": name, **window, "altered_after": None, "ends": ()}])
+    for name in names:
+        cut_file(given[name], name, [{"target": name, **window, "altered_after": None, "ends": ()}])
 
 
 def run_code(folder: Path, given: Mapping[str, Path], notes: Path, code: bytes) -> None:

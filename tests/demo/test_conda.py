@@ -94,3 +94,35 @@ def test_qrun_is_immune_to_half_written_metrics(folder: Path, tmp_path: Path) ->
 
     assert "is malformed. No data found" in outcomes["plain"].stderr
     assert outcomes["guarded"].returncode == 0, outcomes["guarded"].stderr
+
+
+_BATCHES = """
+    import importlib.util, os, sys
+    import torch
+    from torch.utils.data import DataLoader
+
+    spec = importlib.util.spec_from_file_location("few_processes", sys.argv[1])
+    if sys.argv[2] == "few":
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    torch.manual_seed(7)
+    batches = DataLoader(torch.arange(100.0), batch_size=7, shuffle=True, num_workers=20, drop_last=True)
+    print([batch.tolist() for _ in range(2) for batch in batches], torch.rand(3).tolist())
+    print(batches.num_workers, os.cpu_count())
+    """
+
+
+@pytest.mark.real
+def test_qrun_takes_the_same_batches_from_few_processes(folder: Path) -> None:
+    """Over two passes, shuffled: the batches and what is drawn after them are those that 20 processes give."""
+    said = {
+        mode: subprocess.run(
+            [sys.executable, "-c", dedent(_BATCHES), folder / "env" / "lib" / "qrun.py", mode],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for mode in ("many", "few")
+    }
+    assert said["few"][-2] == said["many"][-2]
+    (many, _), (few, cores) = (said[mode][-1].split() for mode in ("many", "few"))
+    assert int(many) == 20 and int(few) == min(20, int(cores))

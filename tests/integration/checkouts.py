@@ -19,6 +19,7 @@ import pandas as pd
 
 from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.demo.synthetic_market import MarketSpec, Segments
+from tests.integration.warm_sandbox import Warm, WarmSandbox
 
 Trait = Callable[[Path], None]
 """Edits the package's folder, ``…/rdagent``."""
@@ -301,19 +302,19 @@ def windows_line_ends(package: Path) -> None:
             path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
 
 
-class CheckoutSandbox(Sandbox):
+class CheckoutSandbox(WarmSandbox):
     """A sandbox in which ``rdagent`` is the one of ``tree``, for the back-tests as well."""
 
-    def __init__(self, folder: Path, tree: Path, **options: Any) -> None:
-        super().__init__(folder, **options)
+    def __init__(self, folder: Path, warm: Warm, tree: Path, **options: Any) -> None:
+        super().__init__(folder, warm, **options)
         self.tree = tree
 
     def environment(self, run: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """The sandbox's, with the tree before the installed packages."""
-        return Sandbox.environment(self, run, {"PYTHONPATH": str(self.tree), **(extra or {})})
+        return WarmSandbox.environment(self, run, {"PYTHONPATH": str(self.tree), **(extra or {})})
 
     def _furnish(self) -> None:
-        Sandbox._furnish(self)
+        WarmSandbox._furnish(self)
         # RD-Agent sets PYTHONPATH for its back-tests: the tree has to come before it here.
         for program in ("python", "qrun"):
             path = self.folder / "env" / "bin" / program
@@ -346,11 +347,13 @@ BETWEEN: tuple[Trait, ...] = (features_in_templates, returns_as_pickle, unsigned
 SIGNED: tuple[Trait, ...] = (returns_as_pickle,)
 
 
-def make_sandbox(folder: Path, traits: Iterable[Trait], market: MarketSpec | None = None) -> CheckoutSandbox:
+def make_sandbox(
+    folder: Path, warm: Warm, traits: Iterable[Trait], market: MarketSpec | None = None
+) -> CheckoutSandbox:
     """A sandbox around a copy with ``traits``."""
     tree = copy_of_rdagent(folder / "tree", traits)
     market = market or MarketSpec(stocks=54)
-    return CheckoutSandbox(folder / "sandbox", tree, market=market, segments=_SEGMENTS)
+    return CheckoutSandbox(folder / "sandbox", warm, tree, market=market, segments=_SEGMENTS)
 
 
 def write_second_file(sandbox: Sandbox) -> None:

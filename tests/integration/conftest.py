@@ -20,6 +20,7 @@ from rdagent_sota_patch.demo.synthetic_market import MarketSpec
 from rdagent_sota_patch.sessions.records import Session
 from tests.integration import checkouts
 from tests.integration.evidence import readers
+from tests.integration.warm_sandbox import COLD_COMMAND, COLD_START, WarmSandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def table_of(factor_run: RealRun) -> Path:
 
 def make_off(sandbox: Sandbox, _: FactorStage) -> RealRun:
     """A model stage with nothing set."""
-    return make_run(sandbox, "fin_model", "off", 1, {}, Screenplay())
+    return make_run(sandbox, "fin_model", "off", 1, COLD_START, Screenplay())
 
 
 def make_both(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
@@ -145,7 +146,7 @@ def make_seeds(sandbox: Sandbox, _: FactorStage) -> RealRun:
 def make_quant(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
     """``fin_quant``: a factor action, then a model action."""
     settings = from_log(factor_stage(), QLIB_QUANT_ACTION_SELECTION="llm", USE_ALPHA_FACTORS="true")
-    return make_run(sandbox, "fin_quant", "quant", 2, settings)
+    return make_run(sandbox, "fin_quant", "quant", 2, {**settings, **COLD_COMMAND})
 
 
 def make_informed(sandbox: Sandbox, factor_stage: FactorStage) -> RealRun:
@@ -174,10 +175,12 @@ class CheckoutRuns:
     model: RealRun | None
 
 
-def make_fork(sandbox: Sandbox, _: FactorStage) -> CheckoutRuns:
+def make_fork(sandbox: WarmSandbox, _: FactorStage) -> CheckoutRuns:
     """Every trait of the fork that has its own loader; what its user sets is in ``.env``, which wins there."""
     market = MarketSpec(stocks=54, spelling="000001.SZ")
-    with checkouts.make_sandbox(sandbox.folder / "fork", checkouts.FORK, market=market) as opened:
+    with checkouts.make_sandbox(
+        sandbox.folder / "fork", sandbox.warm, checkouts.FORK, market=market
+    ) as opened:
         checkouts.write_second_file(opened)
         factor = make_run(opened, "fin_factor", "factor", 2, {}, TwoFiles(accept_factors=True))
         lines = (f"{name}={value}\n" for name, value in from_log(factor).items())
@@ -186,22 +189,22 @@ def make_fork(sandbox: Sandbox, _: FactorStage) -> CheckoutRuns:
         return CheckoutRuns(opened, factor, make_run(opened, "fin_model", "model", 1, off))
 
 
-def make_between(sandbox: Sandbox, _: FactorStage) -> CheckoutRuns:
+def make_between(sandbox: WarmSandbox, _: FactorStage) -> CheckoutRuns:
     """A tree from between the releases: dates as variables, features as lists, results and sessions of before."""
-    with checkouts.make_sandbox(sandbox.folder / "between", checkouts.BETWEEN) as opened:
+    with checkouts.make_sandbox(sandbox.folder / "between", sandbox.warm, checkouts.BETWEEN) as opened:
         factor = make_run(opened, "fin_factor", "factor", 1, {})
         return CheckoutRuns(opened, factor, make_run(opened, "fin_model", "model", 1, from_log(factor)))
 
 
-def make_signed(sandbox: Sandbox, _: FactorStage) -> CheckoutRuns:
+def make_signed(sandbox: WarmSandbox, _: FactorStage) -> CheckoutRuns:
     """Results of before, and sessions that are signed."""
-    with checkouts.make_sandbox(sandbox.folder / "signed", checkouts.SIGNED) as opened:
+    with checkouts.make_sandbox(sandbox.folder / "signed", sandbox.warm, checkouts.SIGNED) as opened:
         return CheckoutRuns(opened, make_run(opened, "fin_factor", "factor", 1, {}), None)
 
 
 # In the order in which they are begun. The first needs no factors, and runs beside the factor stage; then those that
 # tests go on with, so that these have something to do meanwhile; then the longest first.
-STAGES: dict[str, Callable[[Sandbox, FactorStage], Any]] = {
+STAGES: dict[str, Callable[[WarmSandbox, FactorStage], Any]] = {
     "off": make_off,
     "both": make_both,
     "alone": make_alone,
@@ -240,9 +243,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmSandbox]:
     """The folder in which all real runs take place."""
-    with Sandbox(tmp_path_factory.mktemp("sandbox")) as opened, readers():
+    with WarmSandbox(tmp_path_factory.mktemp("sandbox")) as opened, readers():
         yield opened
 
 

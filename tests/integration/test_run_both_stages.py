@@ -18,6 +18,7 @@ from rdagent_sota_patch.demo.sandbox import Sandbox
 from rdagent_sota_patch.stages.state import read_state
 from tests.integration.conftest import BriefTraining
 from tests.integration.evidence import usage_of
+from tests.integration.warm_sandbox import COLD_START
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +45,7 @@ def kill_during_the_back_test(sandbox: Sandbox) -> None:
     process = subprocess.Popen(
         [PROGRAM, "run", "--factor-loops", "1", "--model-loops", "1", "--alpha"],
         cwd=sandbox.project,
-        env=sandbox.environment(NAME),
+        env=sandbox.environment(NAME, COLD_START),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -74,7 +75,7 @@ def resume(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [PROGRAM, "run", "--resume", *arguments],
         cwd=sandbox.project,
-        env=sandbox.environment(NAME, {"COLUMNS": "160"}),
+        env=sandbox.environment(NAME, {"COLUMNS": "160", **COLD_START}),
         capture_output=True,
         text=True,
         check=False,
