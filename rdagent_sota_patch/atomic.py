@@ -28,7 +28,7 @@ _FOLDER_SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, 
 def replace_atomically(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a path to write to, which becomes ``target`` when the block ends well.
 
-    The temporary file stands beside the target and is gone when the block fails; if the process is killed, the next
+    The temporary file lies beside the target and is gone when the block fails; if the process is killed, the next
     call for the same target removes it. A target that existed keeps its content until then. A target that is a link
     is replaced, not followed. Open what is read before entering: an ``OSError`` inside counts as a failure to write.
 
@@ -123,7 +123,7 @@ def hold(path: Path, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        # Some network disks have no locks; there, nobody removes what others left.
+        # Some network disks have no locks; there, what others left is not removed.
         return error.errno not in {errno.EWOULDBLOCK, errno.EACCES}
     return _is_at(path, descriptor)
 

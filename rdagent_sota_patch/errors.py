@@ -1,6 +1,6 @@
 """Every error this package raises: what went wrong, where, and what to do next.
 
-Each carries a ``slug`` that stands, explained, in ``docs/messages.md``.
+Each carries a ``slug`` that is explained in ``docs/messages.md``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lies in a bundle's folder, held to what its manifest lists: files, sizes and hashes.
+"""What lies in a bundle's folder, checked against its manifest: files, sizes and hashes.
 
 No link is followed and nothing but plain files is opened, so that a stranger's bundle cannot lead out of its folder.
 """
@@ -69,7 +69,7 @@ def check_files(folder: Path, files: Mapping[str, ShippedFile], *, replay: bool)
 
 
 def read_listed(folder: Path, name: str, files: Mapping[str, ShippedFile]) -> bytes:
-    """The bytes of one listed file, held to its size and hash.
+    """The bytes of one listed file, checked against its size and hash.
 
     Raises:
         BundleError: ``bundle-altered``.

@@ -1,4 +1,4 @@
-"""Qlib's expression language, held to what is harmless: Qlib hands the text to Python's `eval`.
+"""Qlib's expression language, limited to what is harmless: Qlib hands the text to Python's `eval`.
 
 What passes is ``$fields``, numbers, arithmetic, comparisons and Qlib's own operators (``qlib/data/ops.py``,
 ``qlib/data/pit.py``), called by name with positional arguments. The text is parsed here, never run.

@@ -43,7 +43,7 @@ def make_folder(
 ) -> Iterator[Path]:
     """Give a folder to fill, which becomes ``target`` when the block ends well.
 
-    It stands beside the target and is gone when the block fails; if the process is killed, the next call there removes
+    It lies beside the target and is gone when the block fails; if the process is killed, the next call there removes
     it. What is written into it is waited for until the disk has it. An old bundle is put aside, and removed once the
     new one is in its place.
 
@@ -82,7 +82,7 @@ def make_folder(
 def hold_work(parent: Path) -> Iterator[Path]:
     """Give a hidden folder in ``parent`` of this process's own; what killed processes left there is removed first.
 
-    While the block runs, nobody else's `hold_work` takes it for one of those: the kernel's lock on it goes with the
+    While the block runs, no other `hold_work` takes it for one of those: the kernel's lock on it goes with the
     process. It may be renamed or removed in the block, and is left where it is after.
 
     Raises:

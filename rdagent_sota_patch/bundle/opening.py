@@ -142,7 +142,7 @@ class Bundle:
         return self.order, self.meta
 
     def read(self, relpath: str) -> bytes:
-        """The bytes of one listed file, held to its SHA-256 again: it may have changed since the bundle was opened.
+        """The bytes of one listed file, checked by its SHA-256 again: it may have changed since the bundle was opened.
 
         Raises:
             BundleError: ``bundle-altered``.

@@ -1,7 +1,7 @@
 """Signed manifests: proof that a bundle is one that the holder of a key has exported, unchanged.
 
 The signature is an HMAC-SHA256 of ``manifest.json``'s bytes. The manifest holds size and SHA-256 of every other
-file, so that it stands for the whole bundle.
+file, so that it covers the whole bundle.
 """
 
 from __future__ import annotations

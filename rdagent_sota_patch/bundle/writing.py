@@ -121,7 +121,7 @@ def name_code_file(number: int, factor: str) -> str:
 
 
 def to_json(document: BaseModel) -> bytes:
-    """A document as it stands in a bundle: UTF-8, indented, one line feed at the end."""
+    """A document as it is in a bundle: UTF-8, indented, one line feed at the end."""
     return f"{document.model_dump_json(indent=2)}\n".encode()
 
 

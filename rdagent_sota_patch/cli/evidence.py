@@ -38,7 +38,7 @@ def run_evidence(
         page: File to write the page to.
         as_json: As one object.
         seeds: With how many the winner and the SOTA before it are trained again.
-        trust: Whether their code may be run although nobody vouches for it.
+        trust: Whether their code may be run although it is not signed.
 
     Raises:
         SotaError: ``extra-missing``, ``runs-not-comparable``, ``seeds-need-trust``, or a log that cannot be read.

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server that answers each of RD-Agent's prompts from the script.
 
 A prompt is recognised by a sentence of RD-Agent's own templates (``prompts.yaml`` in
-``rdagent/components/proposal``, ``components/coder/*`` and ``scenarios/qlib``). Where a run stands in the
+``rdagent/components/proposal``, ``components/coder/*`` and ``scenarios/qlib``). Where a run is in the
 script follows from the names in the prompt's history and from what this run was told before, so that a
 retried, a resumed or a parallel run never gets a proposal twice.
 """

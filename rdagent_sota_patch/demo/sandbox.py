@@ -12,7 +12,7 @@ each artifact MLflow reads the whole run back. When the read falls into the gap,
 "Metric 'Rank ICIR' is malformed. No data found", about once in ten runs, and RD-Agent skips the loop. The
 ``qrun`` written here is Qlib's own, with one lock around the file store's reads and writes: the gap can then
 not be seen. A network's batches come from as many processes as there are cores, where RD-Agent's templates ask for 20,
-which Qlib starts anew for each pass over the data; batches and scores are the same. Nothing else is different.
+which Qlib starts again for each pass over the data; batches and scores are the same. Nothing else is different.
 """
 
 from __future__ import annotations

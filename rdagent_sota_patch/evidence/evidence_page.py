@@ -27,7 +27,7 @@ _SHOWN = 200
 
 
 def render_evidence(evidence: Evidence) -> str:
-    """One HTML document; names from logs stand in it as text."""
+    """One HTML document; names from logs are escaped as text."""
     return render_document("Evidence", _parts(evidence))
 
 

@@ -88,7 +88,7 @@ def require_trust(session: Session, *, trust: bool) -> None:
     """Make sure that this run's code may be run here.
 
     Raises:
-        SotaError: ``seeds-need-trust``: another machine wrote the log, or nobody signed it.
+        SotaError: ``seeds-need-trust``: another machine wrote the log, or it is not signed.
     """
     if session.signature is not Signature.VERIFIED and not trust:
         raise SotaError(

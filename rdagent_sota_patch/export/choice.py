@@ -1,4 +1,4 @@
-"""Which experiment of a run is shipped, on which factors it stands, and where its workspace is."""
+"""Which experiment of a run is shipped, which factors it builds on, and where its workspace is."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Choice:
 
     Attributes:
         experiment: The accepted one of the stage that was picked.
-        accepted: The accepted factor experiments of this run that it stands on, oldest first; in the factor stage
+        accepted: The accepted factor experiments of this run that it builds on, oldest first; in the factor stage
             itself among them.
     """
 

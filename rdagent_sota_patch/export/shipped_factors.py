@@ -53,7 +53,7 @@ class _Candidate:
 
 
 def list_factors(choice: Choice, table: Sequence[str] | None) -> tuple[AcceptedFactor, ...]:
-    """Every factor of every accepted experiment that the shipped one stands on, oldest first.
+    """Every factor of every accepted experiment that the shipped one builds on, oldest first.
 
     A factor is listed under the name of its column in the factor table. Where the table has a column that no factor of
     the session accounts for, it is listed last, without code.

@@ -34,7 +34,7 @@ class FeatureSet:
 
 
 def combine_features(alpha: Iterable[str], sota: Iterable[str], use_alpha: bool) -> FeatureSet:
-    """Put Alpha features and mined factors together; without ``use_alpha`` the mined ones stand alone."""
+    """Put Alpha features and mined factors together; without ``use_alpha`` the mined ones alone."""
     mined = tuple(dict.fromkeys(sota))
     given = tuple(dict.fromkeys(alpha)) if use_alpha else ()
     shared = tuple(name for name in mined if name in given)

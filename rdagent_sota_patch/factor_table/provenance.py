@@ -125,7 +125,7 @@ def save_table(source: Path | FactorTable, target: Path, provenance: Provenance)
 
 
 def as_metadata(provenance: Provenance, target: Path) -> Mapping[bytes, bytes]:
-    """A provenance as it stands in the footer of ``target``.
+    """A provenance as it is in the footer of ``target``.
 
     Raises:
         TableError: ``provenance-too-large``.

@@ -274,7 +274,7 @@ def _examine_closely(subject: _Subject) -> tuple[int, tuple[np.datetime64, ...]]
 
 
 def _days_in(code: str) -> list[np.datetime64]:
-    """Days that stand in the code."""
+    """Days that are written in the code."""
     found = (re.fullmatch(r"(\d{4})[-/.]?(\d{2})[-/.]?(\d{2})", text) for text in texts_in(code))
     days: list[np.datetime64] = []
     for match in filter(None, found):

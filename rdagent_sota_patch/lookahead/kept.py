@@ -110,7 +110,7 @@ def read_kept_audit(codes: Mapping[str, str], data: Path, folder: Path | None = 
 
 
 class DataHashes:
-    """What stands for the market data that a verdict rests on: the contents of the files that its factor reads."""
+    """The identity of the market data that a verdict rests on: the contents of the files that its factor reads."""
 
     def __init__(self, data: Path) -> None:
         self._files = look_into(data).files

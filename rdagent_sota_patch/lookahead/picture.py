@@ -107,7 +107,7 @@ def _row_ground(cut: Comparison, y: int, end: float) -> Iterable[str]:
 
 def _cells(strongest: NDArray[np.float64], step: float, y: int) -> Iterable[str]:
     for column in np.flatnonzero(strongest):
-        # Never so faint that nobody sees it.
+        # Never too faint to see.
         opacity = 0.25 + 0.75 * float(strongest[column])
         yield (
             f'<rect class="changed" x="{_LABELS + column * step:.1f}" y="{y}" width="{max(step, 1.5):.1f}" '

@@ -159,7 +159,7 @@ def read_verdicts(path: Path) -> Audit:
 
 
 def find_unproven(codes: Mapping[str, str], audit: Audit | None) -> tuple[Problem, ...]:
-    """What stands against using these factors where only causal ones may be.
+    """The objections to using these factors where only causal ones may be.
 
     A verdict counts for the code that it is about, whatever the factor is called. One against a code outweighs any
     number for it, and one for it those that judge nothing.

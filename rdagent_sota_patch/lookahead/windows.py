@@ -190,7 +190,7 @@ def choose_own_cuts(
     Args:
         full: Its values on the whole data.
         days: The market's.
-        named: Days that stand in its code.
+        named: Days that are written in its code.
         count: How many cuts `choose_cuts` was asked for.
 
     Returns:

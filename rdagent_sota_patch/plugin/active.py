@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.factor_table.segments import Segments
 
 _PINNED = "RDAGENT_SOTA_FINGERPRINT"
-"""Set for the child processes of a run, so that all of its loops stand on one table."""
+"""Set for the child processes of a run, so that all of its loops use one table."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ class ActiveSota:
     Attributes:
         table: The table as it is copied into workspaces: ("feature", name) columns, (datetime, instrument)
             index, sorted.
-        use_alpha: Whether RD-Agent's Alpha features stand beside them.
+        use_alpha: Whether RD-Agent's Alpha features come beside them.
     """
 
     source: Source

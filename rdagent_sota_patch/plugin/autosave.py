@@ -60,7 +60,7 @@ def _save(loop: Any, snapshot: Path, settings: Settings) -> None:
 
 
 def _read_live(loop: Any, snapshot: Path) -> Session:
-    """The running loop as its snapshot shows it, read in the same way; nobody could have changed it in between."""
+    """The running loop as its snapshot shows it, read in the same way; nothing can have changed it in between."""
     return Session(
         log=loop.session_folder.parent,
         snapshot=snapshot,

@@ -27,7 +27,7 @@ def require_causal(source: Source, names: Iterable[str]) -> None:
     Raises:
         SourceError: ``factor-not-audited``, ``factor-not-causal`` or ``factor-not-judged``, one for every factor
             that is not.
-        BundleError: ``market-data-unreadable`` or ``bad-audit``: what is known cannot be held to the data, or not
+        BundleError: ``market-data-unreadable`` or ``bad-audit``: what is known cannot be compared with the data, or not
             be read.
     """
     # Where causal factors are not asked for, the audit is not loaded.

@@ -1,7 +1,7 @@
 """``fin_quant`` on SOTA factors: its factor loops, too, are back-tested and judged on top of them.
 
 ``QlibFactorRunner.develop`` joins new factors to those of ``based_experiments`` and leaves out what is nearly one
-of them (``rdagent/scenarios/qlib/developer/factor_runner.py``). For the time of ``develop`` the SOTA table stands
+of them (``rdagent/scenarios/qlib/developer/factor_runner.py``). During ``develop`` the SOTA table is
 there, as a synthetic experiment, so that upstream's own code does both. The table that it writes then holds the SOTA
 factors and the run's own; ``fin_factor`` is left alone.
 """

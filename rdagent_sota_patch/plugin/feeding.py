@@ -106,7 +106,7 @@ def put_in_front(
 
 
 def _checked_template(workspace: Any, name: str, sota: ActiveSota) -> Template:
-    """The template that RD-Agent chose, held to what the run was checked for.
+    """The template that RD-Agent chose, compared with what the run was checked for.
 
     Usually `CONFIG_NAME`; a checkout may have another for another market.
 

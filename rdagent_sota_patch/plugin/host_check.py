@@ -1,4 +1,4 @@
-"""Whether this RD-Agent is still built as the plugin needs it: what it calls, replaces and edits, held to the source.
+"""Whether this RD-Agent is still built as the plugin needs it: what it calls, replaces and edits, by its source.
 
 Read as text, so that the doctor stays quick. A newer release passes as long as nothing of this has changed; where
 something has, the message names it.

@@ -254,7 +254,7 @@ def _providers(stages: tuple[str, ...]) -> list[Path]:
         if not isinstance(uri, str) or not uri:
             raise HostError(
                 "host-changed",
-                f"{file} names no provider_uri, so that nobody can say which data a back-test with it would use.",
+                f"{file} names no provider_uri, so that it is not known which data a back-test with it would use.",
                 f"Write the folder into it, or unset {SEAL}.",
             )
         found.append(Path(uri).expanduser().resolve())
@@ -397,7 +397,7 @@ def _lead_to(seal: Seal) -> None:
 
 
 def _set(settings: Any, name: str, value: object, variable: str) -> None:
-    """Change a setting of RD-Agent's, here and for a process that reads it anew."""
+    """Change a setting of RD-Agent's, here and for a process that reads it again."""
     setattr(settings, name, value)
     for other in [other for other in os.environ if other.upper() == variable.upper()]:
         del os.environ[other]

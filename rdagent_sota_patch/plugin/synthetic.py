@@ -1,4 +1,4 @@
-"""The synthetic ``QlibFactorExperiment`` that stands in ``based_experiments`` while a model is developed.
+"""The synthetic ``QlibFactorExperiment`` that is put into ``based_experiments`` while a model is developed.
 
 ``QlibModelRunner.develop`` uses mined factors when ``based_experiments`` holds more than one
 ``QlibFactorExperiment``, the first being normally an empty placeholder, and takes their data from every

@@ -38,7 +38,7 @@ class Asset:
         sha256: Of its bytes, in hexadecimal.
         content: The bytes of a small asset; None where they are in a file.
         path: That file; None where the bytes are here.
-        identity: Of that file when it was measured; None for a file that nobody but the server writes.
+        identity: Of that file when it was measured; None for a file that only the server writes.
     """
 
     key: str

@@ -196,7 +196,7 @@ _UNSAFE = re.compile(r"[^\w.-]")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedBundle:
-    """A bundle in the server's own folder, every file held to its manifest.
+    """A bundle in the server's own folder, every file checked against its manifest.
 
     Attributes:
         folder: Named by what it was made of.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MEGABYTE = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{32}")
 """``uuid4().hex``, as RD-Agent names workspaces (``rdagent/core/experiment.py``). A session may name any folder of this
-machine as one; no other is looked at, so that nobody learns of it through a forged log."""
+machine as one; no other is looked at, so that a forged log does not tell of it."""
 _MOST_WORKSPACES = 1000
 
 

@@ -56,7 +56,7 @@ class KeyedExperiment:
 
 @dataclass(frozen=True, slots=True)
 class Spool:
-    """A folder of the server's own for weights that sessions hold, so that nobody keeps them in memory.
+    """A folder of the server's own for weights that sessions hold, so that they do not stay in memory.
 
     Attributes:
         limit: Bytes; what was not used for longest goes when there is more.
@@ -129,7 +129,7 @@ def own_sota(session: Session) -> ExperimentRecord | None:
 
 
 def take_out_weights(session: Session) -> tuple[Session, bytes | None]:
-    """The session without the weights that it may hold, and those of its own SOTA: megabytes that nobody keeps."""
+    """The session without the weights that it may hold, and those of its own SOTA: megabytes that need not be kept."""
     if all(each.embedded_weights is None for each in session.experiments):
         return session, None
     sota = own_sota(session)

@@ -35,7 +35,7 @@ class AskedCalls:
         wish = bytearray(_WISH_SIZE)
         try:
             fcntl.ioctl(self.listener, _RECEIVE, wish)
-        except OSError:  # The asking process has ended; there is nobody to answer.
+        except OSError:  # The asking process has ended; there is no one to answer.
             return True
         number, caller, _, call, _, _, *arguments = _WISH.unpack(wish)
         reply = struct.pack("=QqiI", number, 0, 0, _CONTINUE)

@@ -340,7 +340,7 @@ def _judge(failure: _Failure | None, limits: Limits) -> tuple[str, str]:
 
 
 def texts_in(code: str) -> frozenset[str]:
-    """Every text that stands in the code; none where it does not parse."""
+    """Every text literal in the code; none where it does not parse."""
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

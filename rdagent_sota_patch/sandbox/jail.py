@@ -143,7 +143,7 @@ class Jail:
                 predictions = np.load(ran.outputs["predictions.npy"], allow_pickle=False)
 
     A run is what ``python program.py`` would be in a new folder: the working folder comes first on the
-    module path, ``__name__`` is ``"__main__"``, inputs stand there by their names. It may start threads and
+    module path, ``__name__`` is ``"__main__"``, inputs lie there under their names. It may start threads and
     child processes (``os.fork``; not ``multiprocessing`` locks, which need shared memory outside). Several
     threads may use one jail at a time. Outputs are a stranger's files: read them without unpickling.
     """

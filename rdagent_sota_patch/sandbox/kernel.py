@@ -65,7 +65,7 @@ def end_with_parent() -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up what root may do beyond other users; nobody else has any to give up."""
+    """Give up root's privileges; other users have none."""
     process_control(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL))
 
     class Header(ctypes.Structure):

@@ -145,7 +145,7 @@ def _become(order: Order, group: Group | None, failure: int, outside: socket.soc
             kernel.allow_no_new_privileges()
         walls = order.walls
         if walls.landlock:
-            # Of all of /proc its own: in that of others stand the user's environment and memory.
+            # Of all of /proc its own: that of others shows the user's environment and memory.
             restrict_files(
                 walls.landlock,
                 readable=[*order.readable, str(Path("/proc/self").resolve())],

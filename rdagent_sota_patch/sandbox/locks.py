@@ -19,7 +19,7 @@ from typing import Any
 
 _RECURSIVE = 0
 _PIPE = 4096
-"""Bytes that a pipe holds on every system; a semaphore that starts with more is one that nobody waits for."""
+"""Bytes that a pipe holds on every system; a semaphore that starts with more is one that no thread waits for."""
 
 
 class PipeSemaphore:

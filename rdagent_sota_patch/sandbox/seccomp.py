@@ -180,7 +180,7 @@ def knows_this_machine() -> bool:
 def ask_about_calls(*, others: bool) -> int | None:
     """Have this process, and all it starts, ask before some calls, for good.
 
-    Whoever holds the descriptor that is returned has to answer, with `asked_calls.AskedCalls`; once nobody holds it,
+    The holder of the returned descriptor has to answer, with `asked_calls.AskedCalls`; once it is closed,
     these calls fail.
 
     Args:

@@ -2,7 +2,7 @@
 
 LightGBM trusts the numbers in a model's text: a child that does not exist, or a tree said to be longer than the text,
 makes it read memory that is not its own, and a number that is none ends the process. So whatever it would follow as an
-index or a length is held to its bounds here, and whatever it would read as a number has to be one. What follows the
+index or a length has to be in its bounds here, and whatever it would read as a number has to be one. What follows the
 trees, such as the training's parameters, plays no part in a score and is not given to it. Trees on categories and
 linear trees, which Qlib's ``LGBModel`` does not make, are refused.
 """

@@ -103,7 +103,7 @@ def range_strip(today: TodaysRange) -> str:
 
 
 def _x(value: float) -> float:
-    """Where a value stands in a strip, in percent; what lies beyond its ends is drawn at the end."""
+    """Where a value is in a strip, in percent; what lies beyond its ends is drawn at the end."""
     return (min(max(value, -_SEEN), _SEEN) + _SEEN) / (2 * _SEEN) * 100
 
 
@@ -120,7 +120,7 @@ def render_page(prediction: Prediction, bundle: Bundle, listing: Listing | None 
         listing: Names, and ranks of the day before, where there are any.
 
     Returns:
-        One HTML document. Names from the bundle and the market data stand in it as text.
+        One HTML document. Names from the bundle and the market data are escaped as text.
     """
     day = f"{prediction.day:%Y-%m-%d}"
     return render_document(f"Scores of {day}", _parts(prediction, bundle, day, listing or Listing()))

@@ -44,7 +44,7 @@ class MinedFactor:
         name: Of its column.
         code: Text of its ``factor.py``.
         lookback: Trading days that its newest value needs, the day itself counted; None where it needs the whole
-            history, or nobody knows.
+            history, or it is not known.
         verdict: The audit's; None without one.
     """
 

@@ -31,7 +31,7 @@ _LEVELS = ["datetime", "instrument"]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Scores computed again, held to the back-test's own.
+    """Scores computed again, compared with the back-test's own.
 
     Attributes:
         rows: Scores compared.

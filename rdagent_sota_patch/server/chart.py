@@ -1,4 +1,4 @@
-"""IC and annualized return over a run's loops: where everything stands in the drawing.
+"""IC and annualized return over a run's loops: where everything is drawn.
 
 Across, positions are in percent of the drawing's width, so that one drawing fits every screen and its texts keep
 their size; down, they are in pixels.
@@ -72,7 +72,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A loop's value of one metric: its text, and where its mark stands; ``y`` is None for a missing one."""
+    """A loop's value of one metric: its text, and where its mark is; ``y`` is None for a missing one."""
 
     title_y: float
     y: float | None
@@ -167,7 +167,7 @@ def mark_of(loop: LoopItem) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where values of one panel stand, down from its ``top``, between a lowest and a highest one."""
+    """Where values of one panel are, down from its ``top``, between a lowest and a highest one."""
 
     low: float
     high: float
@@ -193,7 +193,7 @@ class Scale:
         return self.top + HEIGHT
 
     def y(self, value: float) -> float:
-        """Where a value stands, in pixels."""
+        """Where a value is, in pixels."""
         share = (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
         return round(self.bottom - HEIGHT * share, 2)
 

@@ -30,7 +30,7 @@ def show_hidden(text: str) -> str:
 
 
 def split_hidden(text: str) -> Iterator[tuple[str, bool]]:
-    """The text in pieces, each with whether it is a name of such a character or stands as it is."""
+    """The text in pieces, each with whether it is a name of such a character or shown as it is."""
     done = 0
     for found in _HIDDEN.finditer(text):
         if found.start() > done:
@@ -47,7 +47,7 @@ def name_of(character: str) -> str:
 
 
 LONGEST = 16 * 1024
-"""Characters up to which code is coloured; what is longer stands plain, so that no page takes long."""
+"""Characters up to which code is coloured; what is longer stays plain, so that no page takes long."""
 
 # The first that a token belongs to. The classes are those of style.css.
 _CLASSES: tuple[tuple[_TokenType, str], ...] = (
@@ -69,7 +69,7 @@ def highlight_code(code: str) -> Markup:
     """Python code as HTML for a ``<code>`` element: every character of it, escaped, hidden ones by their number."""
     if len(code) > LONGEST:
         return Markup("").join(_shown(code))
-    # Neither end is stripped, and no line end is added: what stands here is what the run has.
+    # Neither end is stripped, and no line end is added: the page shows what the run has.
     tokens = PythonLexer(stripnl=False, ensurenl=False).get_tokens(code)
     coloured = ((_class_of(kind), text) for kind, text in tokens)
     return Markup("").join(

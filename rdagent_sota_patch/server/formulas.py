@@ -1,7 +1,7 @@
 """LaTeX to MathML, built again from a list of what is harmless; what cannot be converted stays as it was written.
 
 The converter's own text output is not safe to show: it leaves ``<`` of the source as it is. Here its tree is taken
-apart, each piece held to the list, and a new tree is made and written by the standard library.
+apart, each piece checked against the list, and a new tree is made and written by the standard library.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class Formula:
 
     Attributes:
         source: The LaTeX.
-        mathml: Of it, safe to stand in a page; None where the source has to be shown.
+        mathml: Of it, safe to put into a page; None where the source has to be shown.
         why: It has to; None where it has not.
     """
 

@@ -1,4 +1,4 @@
-"""The pages as HTML. Whatever comes from a log stands in them as text; nothing is loaded, and nothing runs."""
+"""The pages as HTML. Whatever comes from a log is escaped as text; nothing is loaded, and nothing runs."""
 
 from __future__ import annotations
 

@@ -321,7 +321,7 @@ def _add_answers_of_checkouts(app: FastAPI, service: Service) -> None:
 
 def _add_pages(app: FastAPI, service: Service, *, with_token: bool) -> None:
     def address(request: Request) -> str | None:
-        # By the Host header, which without a token was held to this machine's names.
+        # By the Host header, which without a token has been checked against this machine's names.
         return None if with_token else str(request.base_url).rstrip("/")
 
     @_page(app, "/")

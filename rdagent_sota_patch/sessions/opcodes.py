@@ -18,7 +18,7 @@ _MOST_NESTED_TUPLES = 500
 """Upstream's deepest is under ten; the C stack holds tens of thousands."""
 
 MOST_OPCODES = 8_000_000
-"""In a file that nobody vouches for. Each may cost the unpickler 200 bytes; a thousand loops have two million."""
+"""In an untrusted file. Each may cost the unpickler 200 bytes; a thousand loops have two million."""
 
 _REFUSED = {
     "EXT1": "an extension code",

@@ -1,6 +1,6 @@
 """Run a command; when the process that asked for it is gone, end it with all it started.
 
-Started by path as the first process of a session of its own, with a pipe as standard input that nobody writes
+Started by path as the first process of a session of its own, with a pipe as standard input that is never written
 to: it closes when the asker ends, by ``kill -9`` as well. Without that, an ``rdagent`` left behind would write
 to the log that a resumed run goes on with. Imports nothing of the package, to start at once.
 """

@@ -188,6 +188,6 @@ def tail(path: Path) -> str:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    # RD-Agent's settings and ours take names in any case; the user's log_trace_path would stand beside ours.
+    # RD-Agent's settings and ours take names in any case; the user's log_trace_path would be set beside ours.
     kept = {name: value for name, value in os.environ.items() if name.upper() not in variables}
     return {**kept, "PYTHONUNBUFFERED": "1", **variables}

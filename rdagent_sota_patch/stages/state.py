@@ -44,7 +44,7 @@ def revise(state: RunState, wishes: Wishes) -> RunState:
         if wish is not None and wish != was
     ]
     if wishes.factor_loops not in (None, plan.factor_loops):
-        # The models would stand on factors that were not there when the first of them was trained.
+        # The models would rest on factors that were not there when the first of them was trained.
         if state.model.log is not None or plan.factor_loops is None:
             problems.append(_differs("--factor-loops", plan.factor_loops, wishes.factor_loops))
         changes["factor_loops"] = wishes.factor_loops
@@ -119,8 +119,8 @@ class Plan(_Plain):
     """What was asked.
 
     Attributes:
-        factor_loops: Loops of the factor stage; None where ``factor_log`` stands in for it.
-        alpha: Whether Alpha features stand beside the SOTA factors.
+        factor_loops: Loops of the factor stage; None where ``factor_log`` replaces it.
+        alpha: Whether Alpha features come beside the SOTA factors.
         factor_log: A finished factor run's log, or one of its snapshots, absolute.
         duration: Time for the factor stage, as RD-Agent's ``--all-duration`` takes it.
     """

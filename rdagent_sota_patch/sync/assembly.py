@@ -141,7 +141,7 @@ def _foreign(folder: Path) -> Iterator[str]:
 def _remove(folder: Path) -> None:
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
-            # The lock last: until then nobody else begins here.
+            # The lock last: until then no other sync begins here.
             if path.name != _LOCK and _OURS.fullmatch(path.name):
                 path.unlink()
         (folder / _LOCK).unlink()

@@ -60,7 +60,7 @@ def parse_url(text: str) -> tuple[str, str]:
 
 
 def check_token(token: str) -> str:
-    """A token as it may stand in a header.
+    """A token that a header may hold.
 
     Raises:
         ApiError: ``bad-token``.
@@ -68,14 +68,14 @@ def check_token(token: str) -> str:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ApiError(
             "bad-token",
-            "The token is empty, or has characters that cannot stand in a header.",
+            "The token is empty, or has characters that a header cannot hold.",
             "Use the file that the server was given with --token-file.",
         )
     return token
 
 
 def check_task_id(task_id: str) -> str:
-    """A run's id as it may stand in a URL: one part of a path, whatever is in it.
+    """A run's id that a URL may hold: one part of a path, whatever is in it.
 
     Raises:
         ApiError: ``bad-task-id``.
@@ -217,7 +217,7 @@ class ApiClient:
         known: str | None = None,
         stage: Stage = "factor",
     ) -> bytes | None:
-        """An asset of at most `LARGEST_DOCUMENT` bytes, held to the SHA-256 that the server sends with it.
+        """An asset of at most `LARGEST_DOCUMENT` bytes, checked against the SHA-256 that the server sends with it.
 
         Args:
             task_id: The run.
@@ -357,7 +357,7 @@ class ApiClient:
 
 def tagged_sha256(response: httpx.Response) -> str | None:
     """The SHA-256 that an answer's ETag gives; None where it gives none."""
-    # A proxy may make it a weak one; the bytes are held to it anyway.
+    # A proxy may make it a weak one; the bytes are checked against it anyway.
     found = _TAG.fullmatch(response.headers.get("ETag", "").removeprefix("W/"))
     return None if found is None else found[1]
 

@@ -1,6 +1,6 @@
 """``aistock_manifest.json``: what a sync brought, under the names that its readers look for.
 
-It stands beside a bundle's files and is not listed in the bundle's manifest, which the server wrote.
+It lies beside a bundle's files and is not listed in the bundle's manifest, which the server wrote.
 """
 
 from __future__ import annotations

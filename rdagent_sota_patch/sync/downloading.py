@@ -32,7 +32,7 @@ _BLOCK = 1 << 20
 _PROGRESS = 1 << 20
 _LEAST_IN_WINDOW = 16 << 10
 _PARTIAL = 206
-# Answered by what stands in front of a server that is being started, or that has too much to do.
+# Answered by a proxy in front of a server that is being started, or that has too much to do.
 _MOMENTARY = frozenset({429, 502, 503, 504})
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

@@ -1,4 +1,4 @@
-"""Bring the model of a run's last accepted experiment into a folder: every byte held to its hash, or nothing."""
+"""Bring the model of a run's last accepted experiment into a folder: every byte as its hash says, or nothing."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def sync_task(client: ApiClient, options: SyncOptions, report: Report) -> SyncRe
         BundleError: ``target-exists``, ``target-not-a-bundle``.
         SotaError: ``cannot-write``.
     """
-    # A name is needed for what stands beside it, and `..` has none.
+    # A name is needed for what lies beside it, and `..` has none.
     target = Path(os.path.abspath(options.target))  # noqa: PTH100 - resolve() would follow a link at the end
     attempt = 1
     while True:
