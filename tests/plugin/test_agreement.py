@@ -58,7 +58,7 @@ def covering_rows(values: Mapping[str, Sequence[str]], together: int) -> list[di
     }
     rows = []
     while left:
-        row = dict(min(left, key=sorted))
+        row = dict(sorted(min(left, key=sorted)))
         for name in values:
             if name not in row:
                 row[name] = max(
@@ -68,7 +68,7 @@ def covering_rows(values: Mapping[str, Sequence[str]], together: int) -> list[di
                     ),
                 )
         left = {combination for combination in left if not combination <= row.items()}
-        rows.append(row)
+        rows.append({name: row[name] for name in values})
     return rows
 
 
