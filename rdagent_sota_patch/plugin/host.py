@@ -11,7 +11,7 @@ from rdagent_sota_patch.factor_table.checks import Findings
 from rdagent_sota_patch.factor_table.fit import check_fit
 from rdagent_sota_patch.factor_table.universe import read_universe
 from rdagent_sota_patch.host_source import find_host
-from rdagent_sota_patch.plugin.sealing import TABLE_STORE, seal_in_force, sealed_place
+from rdagent_sota_patch.plugin.sealed_run import TABLE_STORE, seal_in_force, sealed_place
 from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ def _make_sealed(cls: type, *_: Any, **__: Any) -> Any:
         if not _QLIB_LOOPS.isdisjoint({base.__name__ for base in cls.__mro__}):
             settings = load_settings()
             if settings.sota_seal_from is not None:
-                from rdagent_sota_patch.plugin.sealing import seal_run, stages_of
+                from rdagent_sota_patch.plugin.sealed_run import seal_run, stages_of
 
                 seal_run(stages_of(cls), settings)
     except SotaError as error:
@@ -88,7 +88,7 @@ def _prepare(loop: Any) -> None:
 
         log = own_log()
         if settings.sota_seal_from is not None or (log / SEAL_NAME).exists():
-            from rdagent_sota_patch.plugin.sealing import record_seal
+            from rdagent_sota_patch.plugin.sealed_run import record_seal
 
             record_seal(log, resumed=bool(loop.trace.hist))
     if (

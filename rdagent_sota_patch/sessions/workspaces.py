@@ -71,7 +71,7 @@ def _candidates(recorded: PurePath, log: Path, roots: Sequence[Path]) -> Iterato
     name = _name(recorded)
     if not name:
         return
-    # A run under a seal keeps its workspaces in a folder of their own (`plugin.sealing`).
+    # A run under a seal keeps its workspaces in a folder of their own (`plugin.sealed_run`).
     names = [name, *(f"{seal}/{name}" for seal in _SEALED.findall(str(recorded)))]
     for each in names:
         yield log.absolute().parent.parent / _WORKSPACES / each

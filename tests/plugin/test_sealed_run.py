@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.plugin import host, sealing
-from rdagent_sota_patch.plugin.sealing import Seal, record_seal, require_sealed_source, stages_of
+from rdagent_sota_patch.plugin import host, sealed_run
+from rdagent_sota_patch.plugin.sealed_run import Seal, record_seal, require_sealed_source, stages_of
 from rdagent_sota_patch.plugin.template import read_template
 from rdagent_sota_patch.sealing.seal_record import SealRecord, read_seal, write_seal
 from rdagent_sota_patch.sealing.sealed_folder import SealedData
@@ -28,7 +28,7 @@ def in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seal]:
     copy = tmp_path / "sealed" / "2020-03-02-key"
     data = SealedData(copy, copy / "qlib", {Path("/q"): copy / "qlib" / "q"}, {Path("/d"): copy / "d"}, ())
     seal = Seal(DAY, data, wall=True)
-    monkeypatch.setattr(sealing._InForce, "seal", seal)
+    monkeypatch.setattr(sealed_run._InForce, "seal", seal)
     yield seal
 
 
@@ -49,7 +49,7 @@ def in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seal]:
 )
 def test_a_segment_has_to_end_before_the_seal(given: str | None, edge: str, words: str) -> None:
     """With a day left for Qlib's executor; the hint names what to set, and to which day."""
-    problems = list(sealing._judge(given, edge, (DAY, LATEST), "QLIB_MODEL_X", "model"))
+    problems = list(sealed_run._judge(given, edge, (DAY, LATEST), "QLIB_MODEL_X", "model"))
     assert [words in problem.message for problem in problems] == [True] * bool(words)
     if words and "date" not in words:
         assert "Set QLIB_MODEL_X to 2020-02-27 or an earlier day" in problems[0].hint
@@ -72,7 +72,7 @@ def test_a_container_gets_the_copy_as_its_qlib_folder(in_force: Seal) -> None:
         def __init__(self, conf: Any = conf) -> None:
             self.conf = conf
 
-    sealing._change_volumes(Environment, in_force)
+    sealed_run._change_volumes(Environment, in_force)
     assert list(Environment().conf.extra_volumes.items()) == [
         (str(in_force.data.qlib_home), {"bind": "/root/.qlib/", "mode": "ro"}),
         ("/more", "/more"),
@@ -88,7 +88,7 @@ def test_the_log_says_that_the_run_was_sealed(in_force: Seal, tmp_path: Path) ->
     assert (record.sealed_from, record.key, record.wall) == (DAY, "2020-03-02-key", True)
     record_seal(log, resumed=True)
     assert read_seal(log) == record
-    sealing._InForce.seal = None
+    sealed_run._InForce.seal = None
     with pytest.raises(SotaError, match="begun sealed from 2020-03-02 on") as caught:
         record_seal(log, resumed=True)
     assert caught.value.slug == "seal-changed"
@@ -153,7 +153,7 @@ def test_what_the_run_needs_is_not_covered(
     for folder in (tmp_path / log, tmp_path / "pickle_cache", own, data.folder):
         folder.mkdir(parents=True)
     monkeypatch.setattr(host, "own_log", lambda: tmp_path / log)
-    path = sealing._write_covers(Seal(DAY, data, wall=True), tmp_path / "pickle_cache", workspaces, own)
+    path = sealed_run._write_covers(Seal(DAY, data, wall=True), tmp_path / "pickle_cache", workspaces, own)
     covered = [Path(target) for _, target in json.loads(path.read_text())]
     logs = [tmp_path / "log"] if log == "log/run" else []
     assert covered == [tmp_path / "pickle_cache", *logs, workspaces, own, store, data.folder]
