@@ -33,8 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         module = item.nodeid.partition("::")[0]
-        on_real_runs = item.get_closest_marker("real") and module.startswith(_FIRST[0])
-        item.add_marker(pytest.mark.xdist_group(_FIRST[0] if on_real_runs else module))
+        # All of them: a fixture begins every run that some collected test will ask for.
+        group = _FIRST[0] if module.startswith(_FIRST[0]) else module
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(
         key=lambda item: next((at for at, start in enumerate(_FIRST) if item.nodeid.startswith(start)), 99)
     )
