@@ -11,6 +11,11 @@ import os
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop(
+        "COLUMNS", None
+    )  # Set by pytest-xdist; where output is no terminal, a table is as wide as needed.
+
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
