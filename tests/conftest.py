@@ -21,8 +21,10 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Thousands of tests stay until the end: garbage is not looked for among them each time."""
+    if hasattr(session.config, "workerinput") and not all("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError("This pytest-xdist does not group tests here: real runs would be made twice.")
     gc.collect()
     gc.freeze()
 
