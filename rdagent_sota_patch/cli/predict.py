@@ -87,7 +87,7 @@ def run_predict(
     bundle = open_bundle(files.bundle, key=key, replay=False)
     days = days_of(asked, files.market.qlib_dir)
     tell_of_open_ways()
-    frames, documents = list[pd.DataFrame](), list[dict[str, Any]]()
+    frames, predictions = list[pd.DataFrame](), list[Prediction]()
     for day in days:
         with show_report() as report:
             prediction = predict_day(bundle, files.market, options_of(day), report)
@@ -98,22 +98,22 @@ def run_predict(
         frame = listing.name_in(prediction.frame)
         if folder is not None:
             write_frame(frame, folder / f"{day:%Y-%m-%d}.csv")
-        else:
-            frames.append(frame)
-        if as_json:
-            documents.append(_to_plain(prediction, files, frame))
-        else:
-            notices = [notice for notice in prediction.notices if notice.slug != _BESIDE_THE_LIST]
-            print_problems(notices, style="yellow", mark="!")
-            _show(prediction, files, listing)
+        frames.append(frame)
+        predictions.append(prediction)
+    # All files before the first line: who reads the lines may go away in the middle.
     if files.target is not None and folder is None:
         write_frame(_together(frames, days) if asked.is_range else frames[0], files.target)
     if files.page is not None:
-        write_text_atomically(files.page, render_page(prediction, bundle, listing))
+        write_text_atomically(files.page, render_page(predictions[-1], bundle, listing))
     if as_json:
+        documents = [_to_plain(each, files, frame) for each, frame in zip(predictions, frames, strict=True)]
         print_json({"days": documents} if asked.is_range else documents[0])
-    else:
-        _show_places(files)
+        return
+    for each in predictions:
+        notices = [notice for notice in each.notices if notice.slug != _BESIDE_THE_LIST]
+        print_problems(notices, style="yellow", mark="!")
+        _show(each, files, listing)
+    _show_places(files)
 
 
 def _show_places(files: PredictFiles) -> None:

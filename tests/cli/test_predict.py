@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from rdagent_sota_patch.cli import predict as predict_module
 from rdagent_sota_patch.cli.bundle_commands import find_market_data, predict
 from tests.bundle.made import ORDER, make_bundle
 from tests.scoring.made_market import MadeMarket, make_market
@@ -128,6 +129,23 @@ def test_a_range_is_one_file_or_one_for_each_day(tmp_path: Path, made: MadeMarke
     plain = json.loads(CliRunner().invoke(app, arguments(bundle, made, "latest", "--json")).stdout)
     assert plain["day"] == "2020-11-13"
     assert [row["instrument"] for row in plain["top"]][:3] == alone["instrument"].tolist()
+
+
+@pytest.mark.parametrize("day", ["latest", "2020-10-19..2020-10-20"])
+def test_files_are_written_though_the_reader_of_the_lines_is_gone(
+    tmp_path: Path, made: MadeMarket, monkeypatch: pytest.MonkeyPatch, day: str
+) -> None:
+    """As with `| head -1`."""
+
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(predict_module, "_show", broken)
+    bundle, target, page = make_bundle(tmp_path / "bundle").folder, tmp_path / "o.csv", tmp_path / "o.html"
+    more = ("--out", str(target), "--html", str(page))
+    assert CliRunner().invoke(app, arguments(bundle, made, day, *more)).exit_code == 1
+    assert len(pd.read_csv(target)) >= 51
+    assert page.is_file()
 
 
 def test_names_and_the_change_in_rank(tmp_path: Path, made: MadeMarket) -> None:
