@@ -394,7 +394,8 @@ def test_the_sealed_days_are_opened_once_and_it_is_told_when_again(
     second = tool(sealed, *asked)
     again = json.loads(second.stdout)
     assert again["opened_before"] == {"bundle": 1, "days": 1}
-    assert again["figures"] == said["figures"]
+    # Two processes of Qlib's may sum in another order.
+    assert again["figures"] == pytest.approx(said["figures"], rel=1e-9)
     assert "NOT THE FIRST OPENING" in second.stderr
     assert len(read_openings(ledger)) == 2
 

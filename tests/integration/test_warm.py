@@ -52,6 +52,15 @@ def test_a_file_runs_as_it_does_cold(warm: list[str], tmp_path: Path) -> None:
     assert here.stdout == cold.stdout.replace("False", "True")
 
 
+def test_two_programs_have_other_random_numbers(tmp_path: Path) -> None:
+    """A fork with the numbers of its parent would make a model without a seed the same each time."""
+    code = "import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(1).item())"
+    with warm_python(["random", "numpy", "torch"], os.environ, tmp_path / "said") as start:
+        one, other = (ask(start, tmp_path, "-c", code).stdout.split() for _ in range(2))
+    assert len(one) == 3
+    assert not set(one) & set(other)
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -156,6 +156,8 @@ def _become(
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
     code = 1
     try:
         _run(order["arguments"])
