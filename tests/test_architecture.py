@@ -30,7 +30,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "bundle": {"lookahead"},
     "scoring": {"bundle", "sandbox", "lookahead", "factor_table", "sessions"},
     "mlruns": {"sessions", "factor_table", "bundle", "scoring"},
-    "library": {"sessions", "factor_table", "bundle", "lookahead"},
+    "factor_library": {"sessions", "factor_table", "bundle", "lookahead"},
     "sealing": {"sessions", "sandbox"},
     "evidence": {"sessions", "mlruns", "sealing", "bundle", "scoring", "factor_table"},
     "export": {"sessions", "factor_table", "bundle", "scoring", "mlruns", "lookahead", "sandbox", "sealing"},

@@ -11,8 +11,8 @@ import typer
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.cli import api_commands, bundle_commands
 from rdagent_sota_patch.cli.bundle_commands import QLIB_DIR, KeyOption, QlibOption, TrustOption
+from rdagent_sota_patch.cli.factor_library import library
 from rdagent_sota_patch.cli.interruption import watch_for_interrupt
-from rdagent_sota_patch.cli.library import library
 from rdagent_sota_patch.cli.output import DataOption, JsonOption, reports_errors
 from rdagent_sota_patch.cli.patch import patch
 from rdagent_sota_patch.environment import load_env_file

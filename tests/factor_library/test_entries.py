@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.library.entries import (
+from rdagent_sota_patch.factor_library.entries import (
     LibraryFactor,
     default_library,
     document_path,

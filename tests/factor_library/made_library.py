@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_patch.factor_library.shelving import Added, Findings, add_factors
 from rdagent_sota_patch.factor_table.sources import Source, origins_of
-from rdagent_sota_patch.library.shelving import Added, Findings, add_factors
 from rdagent_sota_patch.sessions.records import ExperimentKind, ExperimentRecord, Factor, Session, Signature
 from rdagent_sota_patch.settings import SourceKind
 

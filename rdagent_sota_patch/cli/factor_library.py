@@ -30,9 +30,9 @@ from rdagent_sota_patch.errors import SotaError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from rdagent_sota_patch.factor_library.entries import LibraryFactor
+    from rdagent_sota_patch.factor_library.shelving import Added, Findings
     from rdagent_sota_patch.factor_table.sources import Source
-    from rdagent_sota_patch.library.entries import LibraryFactor
-    from rdagent_sota_patch.library.shelving import Added, Findings
     from rdagent_sota_patch.lookahead.verdicts import Audit
 
 library = typer.Typer(no_args_is_help=True, help="Keep the factors of all runs in one folder, by hash.")
@@ -73,7 +73,7 @@ def library_add(
 ) -> None:
     """Add the accepted factors of runs, with figures, verdicts of earlier audits and where they come from."""
     from rdagent_sota_patch.cli.save import find_factors
-    from rdagent_sota_patch.library.shelving import add_factors
+    from rdagent_sota_patch.factor_library.shelving import add_factors
 
     place = _place(folder)
     documents = []
@@ -106,7 +106,7 @@ def library_list(
     as_json: JsonOption = False,
 ) -> None:
     """List the factors of the library."""
-    from rdagent_sota_patch.library.entries import read_library
+    from rdagent_sota_patch.factor_library.entries import read_library
 
     place = _place(folder)
     factors, problems = read_library(place)
@@ -138,7 +138,7 @@ def library_show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a factor: code, figures, verdict and the runs that it comes from. Its code is never run."""
-    from rdagent_sota_patch.library.entries import find_factor
+    from rdagent_sota_patch.factor_library.entries import find_factor
 
     found = find_factor(_place(folder), factor)
     if as_json:
@@ -161,9 +161,9 @@ def library_use(
 ) -> None:
     """Write factors of the library to a factor file, which LOAD_SOTA_FACTORS takes."""
     from rdagent_sota_patch.cli.save import merged_to_plain, show_merged
+    from rdagent_sota_patch.factor_library.entries import find_factor
+    from rdagent_sota_patch.factor_library.shelving import use_factors
     from rdagent_sota_patch.factor_table.saving import require_parquet_name
-    from rdagent_sota_patch.library.entries import find_factor
-    from rdagent_sota_patch.library.shelving import use_factors
 
     require_parquet_name(target)
     place = _place(folder)
@@ -176,15 +176,15 @@ def library_use(
 
 
 def _place(folder: Path | None) -> Path:
-    from rdagent_sota_patch.library.entries import default_library
+    from rdagent_sota_patch.factor_library.entries import default_library
 
     return folder or default_library()
 
 
 def _find_out(source: Source, path: Path, data: Path | None) -> Findings:
     """Figures and verdicts of a run's factors; why there are none where there are none."""
+    from rdagent_sota_patch.factor_library.shelving import Findings
     from rdagent_sota_patch.factor_table.metrics import FactorFigures
-    from rdagent_sota_patch.library.shelving import Findings
     from rdagent_sota_patch.results.factor_metrics import (
         DATA_NAME,
         Inputs,
@@ -210,7 +210,7 @@ def _find_out(source: Source, path: Path, data: Path | None) -> Findings:
 
 def _find_audits(source: Source, data: Path | None) -> dict[str, Audit]:
     """What an earlier audit on this market data found of each factor."""
-    from rdagent_sota_patch.library.entries import weigh
+    from rdagent_sota_patch.factor_library.entries import weigh
     from rdagent_sota_patch.lookahead.kept import read_kept_audit
 
     codes = {origin.name: origin.code for origin in source.origins if origin.code is not None}

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.factor_library.entries import find_factor, read_library, values_path
+from rdagent_sota_patch.factor_library.shelving import Findings, add_factors, use_factors
 from rdagent_sota_patch.factor_table.metrics import FactorFigures
 from rdagent_sota_patch.factor_table.provenance import read_provenance
 from rdagent_sota_patch.hashing import hash_text
-from rdagent_sota_patch.library.entries import find_factor, read_library, values_path
-from rdagent_sota_patch.library.shelving import Findings, add_factors, use_factors
 from rdagent_sota_patch.lookahead.verdicts import Audit, FactorVerdict
 
 from .made_library import NOTHING, VALUES, add, make_source, write_table
@@ -132,8 +132,8 @@ def test_text_that_is_none(tmp_path: Path) -> None:
 _ADD = """
 import sys
 from pathlib import Path
-from tests.library.made_library import NOTHING, make_source
-from rdagent_sota_patch.library.shelving import add_factors
+from tests.factor_library.made_library import NOTHING, make_source
+from rdagent_sota_patch.factor_library.shelving import add_factors
 folder, run = Path(sys.argv[1]), sys.argv[2]
 source, table = make_source(folder, run)
 print("ready", flush=True)

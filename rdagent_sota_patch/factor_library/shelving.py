@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.atomic import write_text_atomically
 from rdagent_sota_patch.errors import SotaError, SourceError
-from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
-from rdagent_sota_patch.factor_table.provenance import FactorOrigin
-from rdagent_sota_patch.factor_table.saving import trace_factors
-from rdagent_sota_patch.factor_table.table import fingerprint_factors, read_factor_table
-from rdagent_sota_patch.library.entries import (
+from rdagent_sota_patch.factor_library.entries import (
     SHORT,
     VALUE,
     LibraryFactor,
@@ -28,6 +24,10 @@ from rdagent_sota_patch.library.entries import (
     values_path,
     weigh,
 )
+from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
+from rdagent_sota_patch.factor_table.provenance import FactorOrigin
+from rdagent_sota_patch.factor_table.saving import trace_factors
+from rdagent_sota_patch.factor_table.table import fingerprint_factors, read_factor_table
 
 if sys.platform != "win32":
     import fcntl

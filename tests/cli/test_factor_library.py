@@ -12,7 +12,7 @@ import pytest
 from rdagent_sota_patch.factor_table.provenance import read_provenance
 from rdagent_sota_patch.lookahead.kept import keep_audit
 from rdagent_sota_patch.lookahead.verdicts import Audit, FactorVerdict, ReadTable
-from tests.library.made_library import add as add_made
+from tests.factor_library.made_library import add as add_made
 from tests.scoring.made_market import MadeMarket, make_market
 
 from .test_commands import environment_as_before, generated, log, run, sota_workspace
