@@ -166,6 +166,18 @@ def evidence(
     as_json: JsonOption = False,
 ) -> None:
     """Say how sure a run's winner is: all trials counted, chance and overfitting weighed; or open its sealed days."""
+    for name, given, wanted in (
+        ("--html", page is not None, not opens),
+        ("--seeds", seeds is not None, not opens),
+        ("--data", data is not None, opens),
+        ("--qlib-dir", qlib_dir != QLIB_DIR, opens),
+        ("--ledger", ledger is not None, opens),
+        ("--key-file", key_file is not None, opens),
+        ("--trust", trust, opens or seeds is not None),
+    ):
+        if given and not wanted:
+            which = "not for --unseal" if opens else f"for --unseal{' and --seeds' * (name == '--trust')}"
+            raise typer.BadParameter(f"It is {which}.", param_hint=name)
     if opens:
         from rdagent_sota_patch.cli.unseal import run_unseal
         from rdagent_sota_patch.scoring.market_days import MarketFiles

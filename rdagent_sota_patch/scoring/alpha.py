@@ -5,12 +5,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +17,7 @@ import pyarrow.parquet as pq
 from rdagent_sota_patch.bundle.expressions import require_harmless
 from rdagent_sota_patch.errors import BundleError
 from rdagent_sota_patch.scoring.alpha_arrays import compute_on_arrays
+from rdagent_sota_patch.scoring.qlib_process import run_qlib
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.bundle.documents import ModelMeta, Region
@@ -140,49 +136,25 @@ def compute_alpha(request: AlphaRequest) -> pd.DataFrame:
     """
     for expression in (*request.expressions.values(), *request.row_expressions):
         require_harmless(expression)
-    if importlib.util.find_spec("qlib") is None:
-        raise BundleError(
-            "live-extra-missing",
-            "Computing Alpha features needs Qlib, which is not installed.",
-            "pip install 'rdagent-sota-patch[live]'",
-        )
+    plain = {
+        "provider": str(request.provider.resolve()),
+        "region": request.region,
+        "market": request.market,
+        "start": request.start,
+        "end": request.end,
+        "keep_from": request.keep_from,
+        "names": list(request.expressions),
+        "expressions": list(request.expressions.values()),
+        "row_expressions": list(request.row_expressions),
+        "jobs": request.jobs,
+    }
     with tempfile.TemporaryDirectory(prefix="alpha-") as folder:
         place = Path(folder).resolve()
-        plain = {
-            "provider": str(request.provider.resolve()),
-            "region": request.region,
-            "market": request.market,
-            "start": request.start,
-            "end": request.end,
-            "keep_from": request.keep_from,
-            "names": list(request.expressions),
-            "expressions": list(request.expressions.values()),
-            "row_expressions": list(request.row_expressions),
-            "jobs": request.jobs,
-        }
-        (place / "request.json").write_text(json.dumps(plain), encoding="utf-8")
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "rdagent_sota_patch.scoring.alpha_process",
-                "request.json",
-                "alpha.parquet",
-            ],
-            cwd=place,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode:
+        failed = run_qlib("alpha_process", place, plain)
+        if failed is not None:
             raise BundleError(
                 "alpha-failed",
-                f"Qlib could not compute the Alpha features from {request.provider}. It ended with:\n"
-                f"{_last_lines(done.stderr)}",
+                f"Qlib could not compute the Alpha features from {request.provider}. It ended with:\n{failed}",
                 "Check that the folder is Qlib's data (calendars, instruments, features) and has the fields that "
                 "the expressions name.",
             )
@@ -190,7 +162,3 @@ def compute_alpha(request: AlphaRequest) -> pd.DataFrame:
         # aborts the process.
         frame: pd.DataFrame = pq.read_table(str(place / "alpha.parquet")).to_pandas()
         return frame
-
-
-def _last_lines(text: str, lines: int = 6) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:])

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-from pathlib import Path
+from rdagent_sota_patch.scoring.qlib_process import init_qlib
 
 
-def main(folder: Path) -> None:
-    """Back-test ``scores.parquet`` as ``request.json`` asks, as ``PortAnaRecord`` of a training does.
+def main() -> None:
+    """Back-test ``scores.parquet`` as the request asks, as ``PortAnaRecord`` of a training does.
 
     Written are ``report.parquet`` (index: days; return before cost, cost, bench, turnover) and ``label.parquet``.
     """
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    request = init_qlib()
     import pyarrow.parquet as pq
-    import qlib
     from qlib.backtest import backtest
     from qlib.data.dataset.loader import QlibDataLoader
 
-    qlib.init(
-        provider_uri=request["provider"],
-        region="cn",
-        kernels=1,
-        expression_cache=None,
-        dataset_cache=None,
-        logging_level=logging.ERROR,
-    )
-    scores = pq.read_table(str(folder / "scores.parquet")).to_pandas()
+    scores = pq.read_table("scores.parquet").to_pandas()
     label = QlibDataLoader(config={"label": ([request["label"]], ["label"])}).load(
         request["market"], request["start"], request["end"]
     )
-    label.droplevel(0, axis=1).to_parquet(folder / "label.parquet")
+    label.droplevel(0, axis=1).to_parquet("label.parquet")
     strategy = request["strategy"]
     strategy["kwargs"]["signal"] = scores
     executor = {
@@ -42,8 +30,8 @@ def main(folder: Path) -> None:
     options = {**request["backtest"], "start_time": request["start"], "end_time": request["end"]}
     portfolio, _ = backtest(executor=executor, strategy=strategy, **options)
     report, _ = portfolio["1day"]
-    report[["return", "cost", "bench", "turnover"]].to_parquet(folder / "report.parquet")
+    report[["return", "cost", "bench", "turnover"]].to_parquet("report.parquet")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

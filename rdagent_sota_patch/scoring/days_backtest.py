@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ import pyarrow.parquet as pq
 from rdagent_sota_patch.bundle.documents import CONFIG_NAME
 from rdagent_sota_patch.bundle.expressions import require_harmless
 from rdagent_sota_patch.errors import BundleError
+from rdagent_sota_patch.scoring.qlib_process import run_qlib
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.bundle.opening import Bundle
@@ -127,6 +125,8 @@ def back_test(
         place = Path(folder).resolve()
         request = {
             "provider": str(provider.resolve()),
+            "region": meta.region,
+            "jobs": 1,
             "market": meta.instruments,
             "label": label,
             "start": f"{days[0]:%Y-%m-%d}",
@@ -134,24 +134,12 @@ def back_test(
             "strategy": portfolio.strategy,
             "backtest": portfolio.backtest,
         }
-        (place / "request.json").write_text(json.dumps(request), encoding="utf-8")
         scores.rename("score").to_frame().to_parquet(place / "scores.parquet")
-        done = subprocess.run(
-            [sys.executable, "-m", "rdagent_sota_patch.scoring.backtest_process", str(place)],
-            cwd=place,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode:
-            last = "\n".join(done.stderr.strip().splitlines()[-6:])
+        failed = run_qlib("backtest_process", place, request)
+        if failed is not None:
             raise BundleError(
                 "backtest-failed",
-                f"Qlib could not back-test {len(days)} days on {provider}. It ended with:\n{last}",
+                f"Qlib could not back-test {len(days)} days on {provider}. It ended with:\n{failed}",
                 "Check that its data have the benchmark and all stocks of the market on these days.",
             )
         report: pd.DataFrame = pq.read_table(str(place / "report.parquet")).to_pandas()

@@ -64,3 +64,22 @@ def test_a_page_is_written(log: Path, tmp_path: Path) -> None:
     assert told.exit_code == 0
     assert str(page) in told.stdout.replace("\n", "")
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--unseal", "--html", "page.html"), "not for --unseal"),
+        (("--unseal", "--seeds", "3"), "not for --unseal"),
+        (("--data", "folder"), "for --unseal"),
+        (("--qlib-dir", "folder"), "for --unseal"),
+        (("--ledger", "file"), "for --unseal"),
+        (("--key-file", "file"), "for --unseal"),
+        (("--trust",), "for --unseal and --seeds"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_bad_usage(options: tuple[str, ...], said: str) -> None:
+    """Not passed over: who gives it expects something of it."""
+    result = CliRunner().invoke(app, ["evidence", "log", *options], env={"COLUMNS": "120"})
+    assert result.exit_code == 2
+    assert said in result.stderr

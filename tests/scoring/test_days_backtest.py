@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.errors import BundleError
-from rdagent_sota_patch.scoring.days_backtest import read_portfolio, summarize
+from rdagent_sota_patch.scoring.days_backtest import Portfolio, back_test, read_portfolio, summarize
+from tests.bundle.made import make_bundle
+from tests.scoring.made_market import make_market
 
 STRATEGY: dict[str, Any] = {
     "class": "TopkDropoutStrategy",
@@ -80,3 +83,24 @@ def test_figures_are_those_of_qlib() -> None:
     assert found.max_drawdown == pytest.approx(risk["max_drawdown"], abs=1e-12)
     assert found.ic == pytest.approx(ic.mean(), abs=1e-12)
     assert found.rank_icir == pytest.approx(rank_ic.mean() / rank_ic.std(), abs=1e-12)
+
+
+def test_qlib_trades_by_the_rules_of_the_trainings_region(tmp_path: Path) -> None:
+    """China's exchanges take lots of 100 shares: a small account buys less there."""
+    made = make_market(tmp_path)
+    days = made.market.days[-8:-2]
+    index = pd.MultiIndex.from_product([days, made.market.instruments], names=["datetime", "instrument"])
+    scores = pd.Series(np.random.default_rng(2).normal(size=len(index)), index=index)
+    strategy = {**STRATEGY, "kwargs": {"topk": 5, "n_drop": 1}}
+    costs = {"limit_threshold": None, "deal_price": "close", "open_cost": 0.0005, "close_cost": 0.0015}
+    portfolio = Portfolio(
+        strategy, {"account": 20_000, "benchmark": made.market.benchmark, "exchange_kwargs": costs}
+    )
+    _, meta = open_bundle(make_bundle(tmp_path / "bundle").folder).model
+
+    def costs_in(region: str) -> float:
+        of_region = SimpleNamespace(model=(None, meta.model_copy(update={"region": region})))
+        _, report = back_test(of_region, portfolio, scores, made.files.qlib_dir, days)  # type: ignore[arg-type]
+        return float(report["cost"].sum())
+
+    assert 0 <= costs_in("cn") < costs_in("us")
