@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rdagent_sota_patch.bundle.folder import make_aside
 from rdagent_sota_patch.errors import BundleError, Problem, SotaError
 from rdagent_sota_patch.evidence.seed_test import METRIC, SeedTest, compare_seeds, is_constant
 from rdagent_sota_patch.evidence.seeded_model import (
@@ -228,7 +229,8 @@ class _Training:
 
     def _train_once(self, seed: int) -> float:
         self._report(f"{self._place}: training with seed {seed}")
-        with tempfile.TemporaryDirectory(prefix="rdagent-sota-seed-") as name:
+        # The inner one is for this user alone, wherever temporary files go.
+        with make_aside(Path(tempfile.gettempdir())) as work, tempfile.TemporaryDirectory(dir=work) as name:
             return self._train_in(Path(name), seed)
 
     def _train_in(self, folder: Path, seed: int) -> float:
