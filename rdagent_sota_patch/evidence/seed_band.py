@@ -31,6 +31,7 @@ from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.factor_table.table import read_factor_table
 from rdagent_sota_patch.mlruns.backtest import read_backtest
 from rdagent_sota_patch.mlruns.recorder import TASK, find_recorder, parse_hint, read_artifact
+from rdagent_sota_patch.scoring.days_backtest import DAYS_A_YEAR
 from rdagent_sota_patch.sessions.records import Signature
 from rdagent_sota_patch.sessions.thaw import Unthawable, thaw_plain
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding
@@ -47,8 +48,6 @@ It is written after the training, which has put the model itself into its task; 
 """
 _KEPT = ("qlib_init", "sys", "experiment_name")
 _ALPHA = 0.05
-_DAYS_A_YEAR = 238
-"""As Qlib annualizes (``qlib.contrib.evaluate.risk_analysis``)."""
 _SAID = 300
 
 
@@ -256,7 +255,7 @@ class _Training:
         if excess is None or excess.empty or excess.hasnans:
             lines = done.stdout.strip().splitlines()
             raise TrainingFailedError((lines[-1] if lines else "it left no returns")[:_SAID])
-        return float(excess.mean()) * _DAYS_A_YEAR
+        return float(excess.mean()) * DAYS_A_YEAR
 
 
 def _read_config(session: Session, experiment: ExperimentRecord, workspace: Path) -> Mapping[str, Any]:
