@@ -97,6 +97,20 @@ def hold_work(parent: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
+@contextmanager
+def make_aside(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder in ``folder`` that is removed after the block, also by the next call after a kill.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    with hold_work(folder) as work:
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
 def is_work(name: str) -> bool:
     """Whether a folder's name is one that `hold_work` gives."""
     return _WORK.fullmatch(name) is not None

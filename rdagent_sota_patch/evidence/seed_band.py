@@ -17,14 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rdagent_sota_patch.bundle.folder import make_aside
 from rdagent_sota_patch.errors import BundleError, Problem, SotaError
 from rdagent_sota_patch.evidence.seed_test import METRIC, SeedTest, compare_seeds, is_constant
-from rdagent_sota_patch.evidence.seeded_model import ATTEMPTS, TrainingFailedError, seeded_files
+from rdagent_sota_patch.evidence.seeded_model import (
+    ATTEMPTS,
+    TrainingFailedError,
+    repeat_training,
+    seeded_files,
+)
 from rdagent_sota_patch.evidence.trials import RECORDERS, shipped_kind
 from rdagent_sota_patch.factor_table.sources import TABLE_NAME
 from rdagent_sota_patch.factor_table.table import read_factor_table
 from rdagent_sota_patch.mlruns.backtest import read_backtest
 from rdagent_sota_patch.mlruns.recorder import TASK, find_recorder, parse_hint, read_artifact
+from rdagent_sota_patch.scoring.days_backtest import DAYS_A_YEAR
 from rdagent_sota_patch.sessions.records import Signature
 from rdagent_sota_patch.sessions.thaw import Unthawable, thaw_plain
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding
@@ -41,8 +48,6 @@ It is written after the training, which has put the model itself into its task; 
 """
 _KEPT = ("qlib_init", "sys", "experiment_name")
 _ALPHA = 0.05
-_DAYS_A_YEAR = 238
-"""As Qlib annualizes (``qlib.contrib.evaluate.risk_analysis``)."""
 _SAID = 300
 
 
@@ -205,16 +210,9 @@ class _Training:
         Raises:
             TrainingFailedError: Each attempt failed.
         """
-        for attempt in range(1, ATTEMPTS + 1):
-            self._report(f"{self._place}: training with seed {seed}")
-            with tempfile.TemporaryDirectory(prefix="rdagent-sota-seed-") as name:
-                value, said = self._train_in(Path(name), seed)
-            if value is not None:
-                self._values.append(value)
-                return value
-            if attempt == ATTEMPTS:
-                raise TrainingFailedError(said)
-        raise AssertionError("not reached")
+        value = repeat_training(lambda: self._train_once(seed))
+        self._values.append(value)
+        return value
 
     def result(self) -> Trained:
         """What came of it."""
@@ -228,7 +226,13 @@ class _Training:
             experiment.loop, experiment.kind.value, name, experiment.metrics.get(METRIC), tuple(self._values)
         )
 
-    def _train_in(self, folder: Path, seed: int) -> tuple[float | None, str]:
+    def _train_once(self, seed: int) -> float:
+        self._report(f"{self._place}: training with seed {seed}")
+        # The inner one is for this user alone, wherever temporary files go.
+        with make_aside(Path(tempfile.gettempdir())) as work, tempfile.TemporaryDirectory(dir=work) as name:
+            return self._train_in(Path(name), seed)
+
+    def _train_in(self, folder: Path, seed: int) -> float:
         model = self.experiment.model
         files = seeded_files(model.code, seed) if model is not None and model.code is not None else {}
         files["conf.yaml"] = yaml.safe_dump(dict(self._config), sort_keys=False, allow_unicode=True)
@@ -250,8 +254,8 @@ class _Training:
         excess = read_backtest(folder).excess if done.returncode == 0 else None
         if excess is None or excess.empty or excess.hasnans:
             lines = done.stdout.strip().splitlines()
-            return None, (lines[-1] if lines else "it left no returns")[:_SAID]
-        return float(excess.mean()) * _DAYS_A_YEAR, ""
+            raise TrainingFailedError((lines[-1] if lines else "it left no returns")[:_SAID])
+        return float(excess.mean()) * DAYS_A_YEAR
 
 
 def _read_config(session: Session, experiment: ExperimentRecord, workspace: Path) -> Mapping[str, Any]:

@@ -49,11 +49,6 @@ class SeedTest:
     p: float | None
     level: float
 
-    @property
-    def deterministic(self) -> bool:
-        """Whether seeds change neither model's result."""
-        return self.p is None
-
 
 def compare_seeds(
     train_new: Callable[[int], float], train_sota: Callable[[int], float], pairs: int, alpha: float

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 CODE_NAME = "model.py"
 """What RD-Agent's templates import the model from (``pt_model_uri: "model.model_cls"``)."""
 
 ATTEMPTS = 3
 """About one back-test in ten fails for a reason of MLflow's (docs/facts.md)."""
+
+_Result = TypeVar("_Result")
 
 _INNER_NAME = "model_of_run.py"
 
@@ -44,7 +52,19 @@ from model_of_run import model_cls  # noqa: E402, F401
 
 
 class TrainingFailedError(Exception):
-    """A training that failed each time; says why."""
+    """A training that failed; says why."""
+
+
+def repeat_training(train: Callable[[], _Result]) -> _Result:
+    """What ``train`` gives, which is called up to `ATTEMPTS` times.
+
+    Raises:
+        TrainingFailedError: That of the last.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with suppress(TrainingFailedError):
+            return train()
+    return train()
 
 
 def seeded_files(code: str, seed: int) -> dict[str, str]:

@@ -7,7 +7,6 @@ unpack to gigabytes, and one long text may be in every row. So each header is re
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,10 +175,6 @@ def _read_header(read: ReadAt, at: int) -> _Header:
     most = _HEADER
     while True:
         data = read(most, at)
-        if usual := _USUAL.match(data):
-            unpacked, packed, values, encoding = map(_varint, usual.groups())
-            start = at + usual.end()
-            return _Header(_DATA, _signed(unpacked), _signed(packed), _signed(values), encoding >> 1, start)
         try:
             fields, length = _parse_numbers(data)
             kind = fields[1] >> 1
@@ -198,27 +193,6 @@ def _read_header(read: ReadAt, at: int) -> _Header:
             most *= 16
         except KeyError:
             raise ValueError(_DAMAGED) from None
-
-
-# The header of nearly every page of numbers, faster than the general way: a page of data, its sizes, its values, three
-# encodings, and statistics at most with numbers of 4 or 8 bytes.
-_VARINT = rb"([\x80-\xff]{0,3}[\x00-\x7f])"
-_STATISTICS = (
-    rb"(?:[\x18\x28\x38\x48\x58\x68](?:\x08.{8}|\x04.{4})"
-    rb"|[\x16\x26\x36\x46\x56\x66][\x80-\xff]{0,8}[\x00-\x7f]|[\x11\x12])*"
-)
-_USUAL = re.compile(
-    rb"\x15\x00\x15%b\x15%b\x2c\x15%b\x15([\x00-\x7f])\x15[\x00-\x7f]\x15[\x00-\x7f](?:\x1c%b\x00)?\x00\x00"
-    % (_VARINT, _VARINT, _VARINT, _STATISTICS),
-    re.DOTALL,
-)
-
-
-def _varint(data: bytes) -> int:
-    value = 0
-    for byte in reversed(data):
-        value = value << 7 | byte & 127
-    return value
 
 
 def _signed(value: int) -> int:

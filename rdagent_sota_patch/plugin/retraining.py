@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rdagent.core.conf import RD_AGENT_SETTINGS
 from rdagent.core.exception import ModelEmptyError
 
-from rdagent_sota_patch.evidence.seeded_model import ATTEMPTS, CODE_NAME, TrainingFailedError, seeded_files
+from rdagent_sota_patch.evidence.seeded_model import (
+    CODE_NAME,
+    TrainingFailedError,
+    repeat_training,
+    seeded_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,20 +39,18 @@ def train_with_seed(runner: Any, experiment: Any, seed: int) -> Any:
         TrainingFailedError: It failed three times.
         SotaError: The run's SOTA factors cannot be used any more.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        twin = _copy_with_seed(experiment, seed)
-        try:
-            with _without_cache():
-                result = runner.develop(twin).result
-        except ModelEmptyError as error:
-            if attempt == ATTEMPTS:
-                lines = str(error).strip().splitlines()
-                raise TrainingFailedError(lines[-1] if lines else "no result") from error
-        else:
-            return result
-        finally:
-            twin.experiment_workspace.clear()
-    raise AssertionError("not reached")
+    return repeat_training(lambda: _train_once(runner, _copy_with_seed(experiment, seed)))
+
+
+def _train_once(runner: Any, twin: Any) -> Any:
+    try:
+        with _without_cache():
+            return runner.develop(twin).result
+    except ModelEmptyError as error:
+        lines = str(error).strip().splitlines()
+        raise TrainingFailedError(lines[-1] if lines else "no result") from error
+    finally:
+        twin.experiment_workspace.clear()
 
 
 def _copy_with_seed(experiment: Any, seed: int) -> Any:

@@ -21,7 +21,6 @@ from rdagent_sota_patch.errors import HostError, Problem, SettingsError, SotaErr
 from rdagent_sota_patch.host_source import find_host
 from rdagent_sota_patch.plugin.template import EDGES, Variable, read_template
 from rdagent_sota_patch.sealing.seal_record import ROW, SealRecord, read_seal, write_seal
-from rdagent_sota_patch.sealing.sealed_folder import SealedData, make_sealed
 from rdagent_sota_patch.sealing.wall import can_wall, wall_command
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.factor_table.sources import Source
     from rdagent_sota_patch.factor_table.table import FactorTable
+    from rdagent_sota_patch.sealing.sealed_folder import SealedData
     from rdagent_sota_patch.settings import Settings
 
 SEAL = "SOTA_SEAL_FROM"
@@ -353,6 +353,8 @@ def _judge(given: object, edge: str, bounds: tuple[date, date], where: str, stag
 
 def _make_seal(stages: tuple[str, ...], day: date) -> Seal:
     from rdagent.core.conf import RD_AGENT_SETTINGS
+
+    from rdagent_sota_patch.sealing.sealed_folder import make_sealed
 
     home = Path("~/.qlib").expanduser().resolve()
     store = Path(RD_AGENT_SETTINGS.workspace_path).resolve().parent / "sota_sealed"

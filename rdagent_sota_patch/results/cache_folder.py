@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.bundle.folder import hold_work, is_work
+from rdagent_sota_patch.bundle.folder import is_work, make_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,20 +34,6 @@ def make_room(folder: Path, limit: int) -> None:
             return
         throw_out(path)
         total -= size
-
-
-@contextmanager
-def make_aside(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder for something that will be `put`; it is removed, also by the next call after a kill.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    with hold_work(folder) as work:
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 def put(made: Path, place: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import stat
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,13 +35,16 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 # In the place of Qlib's alone: what it trains on is written down, and its result is made of the seed and the code.
 QRUN = """#!{python}
-import re, shutil, sys
+import os, re, shutil, signal, sys
 from pathlib import Path
 sys.path.insert(0, {project!r})
 import numpy as np, pandas as pd, yaml
 from tests.mlruns.forged_recorder import write_backtest, write_recorder
 here = Path.cwd()
 config = yaml.safe_load((here / sys.argv[1]).read_text())["task"]
+if config["fails"] == "kill":
+    os.kill(os.getppid(), signal.SIGKILL)
+    sys.exit(1)
 count = len(list(Path({seen!r}).iterdir()))
 shutil.copytree(here, Path({seen!r}) / str(count))
 seed = re.search(r"with seed (\\d+)", (here / "model.py").read_text()) if (here / "model.py").exists() else None
@@ -67,7 +73,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def trained(folder: Path, mean: float, *, fails: bool = False) -> Path:
+def trained(folder: Path, mean: float, *, fails: bool | str = False) -> Path:
     """A workspace whose recorder keeps the configuration that it was trained by."""
     (run,) = back_tested(folder).glob("mlruns/*/*")
     # Qlib puts the trained model into the task of the configuration, and keeps a task without it.
@@ -188,6 +194,25 @@ def test_a_training_that_fails_is_tried_three_times(tmp_path: Path, seen: Path) 
     with pytest.raises(SotaError, match="failed 3 times: no memory left"):
         measure_seeds(models(tmp_path, 1.0, fails=True), (), 2, silent)
     assert len(list(seen.iterdir())) == 3
+
+
+def test_what_a_killed_call_left_is_removed_by_the_next(
+    tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the run's table may be large: it stays no longer than that, and no other user may read it."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    killed = multiprocessing.get_context("fork").Process(
+        target=measure_seeds, args=(models(tmp_path / "killed", 1.0, fails="kill"), (), 2, silent)
+    )
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(list(temporary.iterdir())) == 1
+    measure_seeds(models(tmp_path, 1.0), (), 2, silent)
+    assert list(temporary.iterdir()) == []
+    assert stat.S_IMODE((seen / "0").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("signature", Signature)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -196,23 +195,6 @@ def test_headers_that_are_none(header: bytes) -> None:
     data = header + bytes(300)
     with pytest.raises(ValueError, match="header"):
         pages._read_header(lambda size, at: data[at : at + size], 0)
-
-
-def test_both_ways_to_read_a_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The faster one for usual headers says what the general one says."""
-    path = tmp_path / "a.parquet"
-    frame = flatten(make_frame(days=3000))
-    frame["Few"] = frame["Rev5D"].astype("float32")
-    frame.to_parquet(path, data_page_size=5000, use_dictionary=["instrument", "Few"])
-    found = []
-    for _ in range(2):
-        with open_parquet(path) as file:
-            chunks = [file.metadata.row_group(0).column(leaf) for leaf in range(5)]
-            seen = [pages.judge_chunk(file.read_at, file.size, chunk, 9000, 0) for chunk in chunks]
-            found.append((seen, pages._read_header(file.read_at, chunks[0].data_page_offset)))
-        assert bool(pages._USUAL.match(path.read_bytes()[chunks[0].data_page_offset :])) is (len(found) == 1)
-        monkeypatch.setattr(pages, "_USUAL", re.compile(b"(?!)"))
-    assert found[0] == found[1]
 
 
 def test_columns_beside_each_other(tmp_path: Path) -> None:

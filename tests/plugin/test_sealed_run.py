@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -157,3 +159,13 @@ def test_what_the_run_needs_is_not_covered(
     covered = [Path(target) for _, target in json.loads(path.read_text())]
     logs = [tmp_path / "log"] if log == "log/run" else []
     assert covered == [tmp_path / "pickle_cache", *logs, workspaces, own, store, data.folder]
+
+
+def test_without_a_seal_the_sandbox_is_not_imported() -> None:
+    """Each start of RD-Agent imports this module, and most have no seal: the sandbox would take a tenth of a second."""
+    code = "import sys, rdagent_sota_patch.plugin.sealed_run; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "rdagent_sota_patch.plugin.sealed_run" in loaded
+    assert [name for name in loaded if name.startswith("rdagent_sota_patch.sandbox")] == []

@@ -253,6 +253,48 @@ def test_what_a_run_needs(summarizer: Any) -> None:
         require_seed_acceptance(SimpleNamespace(summarizer=summarizer), quant=True)
 
 
+def test_is_trained_by_the_run_s_runner_on_its_sota_factors(
+    summarizer: Any,
+    make_experiment: Callable[..., Any],
+    make_sota: Callable[..., Any],
+    backtest: list[dict[str, Any]],
+    mocker: MockerFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    table: Path,
+) -> None:
+    """With ``LOAD_SOTA_*``, both models are trained again on the table and the template that they were trained on."""
+    from rdagent.core.proposal import Trace
+    from rdagent.scenarios.qlib.developer import model_runner as host
+    from rdagent.scenarios.qlib.experiment.workspace import QlibFBWorkspace
+
+    from rdagent_sota_patch.plugin import model_runner
+
+    monkeypatch.setattr(host, "QlibModelRunner", model_runner.SotaModelRunner)
+    mocker.patch.object(model_runner, "active_sota", return_value=make_sota())
+    trained, code = QlibFBWorkspace.execute, []
+
+    def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result, said = trained(self, *args, **kwargs)
+        inner = self.workspace_path / "model_of_run.py"
+        code.append((inner if inner.exists() else self.workspace_path / "model.py").read_text("utf-8"))
+        result[METRIC] = float(code[-1].partition("#")[2]) + len(code) % 3 / 1000
+        return result, said
+
+    monkeypatch.setattr(QlibFBWorkspace, "execute", execute)
+    trace, runner = Trace(scen=None), host.QlibModelRunner(None)
+    for loop, mean in enumerate((0.1, 0.5)):
+        exp = runner.develop(make_experiment(f"model_cls = 1  # {mean}"))
+        own = dict(exp.sota_source)
+        feedback = summarizer.generate_feedback(exp, trace)
+        assert feedback.decision and exp.sota_source == own
+        trace.idx2loop_id[loop] = loop
+        trace.hist.append((exp, feedback))
+    assert trace.hist[1][0].seed_test["outcome"] == "better"
+    assert [each.partition("#")[2] for each in code] == [" 0.1", " 0.5", " 0.5", " 0.1", " 0.5", " 0.1"]
+    assert backtest[0]["table"] == table.read_bytes()
+    assert backtest == [backtest[0]] * 6
+
+
 def accepted_after_the_first(run: Run) -> list[int]:
     """Loops that were accepted, but for the first."""
     return [loop for loop, (_, feedback) in enumerate(run.trace.hist) if feedback.decision and loop]
