@@ -24,6 +24,7 @@ from rdagent_sota_patch.factor_library.entries import (
     values_path,
     weigh,
 )
+from rdagent_sota_patch.factor_table.canonical import as_canonical
 from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
 from rdagent_sota_patch.factor_table.provenance import FactorOrigin
 from rdagent_sota_patch.factor_table.saving import trace_factors
@@ -81,17 +82,17 @@ def add_factors(folder: Path, source: Source, path: Path, findings: Findings) ->
     Raises:
         SotaError: The table cannot be used, ``library-damaged``, ``cannot-write``.
     """
-    table = read_factor_table(path)
-    fingerprints = fingerprint_factors(table, VALUE)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
     added = []
-    for column, origin in zip(table.names, trace_factors(source, table.names), strict=True):
-        factor = _describe(source, table, origin, fingerprints[column], findings)
-        with _locked(folder):
-            added.append(_add(folder, factor, Part(table, (column,), (FactorOrigin(VALUE),), column, "")))
+    with as_canonical(read_factor_table(path)) as table:
+        fingerprints = fingerprint_factors(table, VALUE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        for column, origin in zip(table.names, trace_factors(source, table.names), strict=True):
+            factor = _describe(source, table, origin, fingerprints[column], findings)
+            with _locked(folder):
+                added.append(_add(folder, factor, Part(table, (column,), (FactorOrigin(VALUE),), column, "")))
     return added
 
 

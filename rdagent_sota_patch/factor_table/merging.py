@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from rdagent_sota_patch.atomic import replace_atomically
-from rdagent_sota_patch.errors import Problem, TableError
-from rdagent_sota_patch.factor_table.canonical import write_canonical, write_rows
+from rdagent_sota_patch.errors import Problem, SotaError, TableError
+from rdagent_sota_patch.factor_table.canonical import as_canonical, write_rows
 from rdagent_sota_patch.factor_table.duplicates import DUPLICATE_FROM, MeanCorrelations
 from rdagent_sota_patch.factor_table.fingerprint import join_fingerprint, normalize
 from rdagent_sota_patch.factor_table.provenance import Provenance, as_metadata
-from rdagent_sota_patch.factor_table.reading import iterate_batches, open_parquet
+from rdagent_sota_patch.factor_table.reading import BATCH_ROWS, iterate_batches, open_parquet
 from rdagent_sota_patch.factor_table.rows import RowIndex, read_rows
 from rdagent_sota_patch.factor_table.schema import FactorColumn, parse_schema
 from rdagent_sota_patch.factor_table.table import read_factor_table, unchanged
@@ -28,6 +28,7 @@ from rdagent_sota_patch.factor_table.universe import suggest_spellings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -38,6 +39,8 @@ LEAST_SHARED = 0.05
 """Of the smaller table's rows: with fewer in common, two tables are hardly of one market."""
 
 _BLOCK_BYTES = 8 << 20
+_MOST_OPEN = 64
+"""Tables; each takes two of the files that a process may have open, some systems give it 256."""
 _SPARSER = 0.5
 _SHOWN = 3
 
@@ -135,8 +138,8 @@ def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True)
     A row is there if any part has it. A factor of a later part is left out if RD-Agent's rule would have left it out
     where the factors of the parts before it are accepted already (``factor_runner.py``,
     ``deduplicate_new_factors``), or if it has an earlier one's name and values. Memory is a fraction of the tables':
-    their index, and some days of all values. What was written is read back and compared before it takes the target's
-    place.
+    their index, and some days of all values; those of very many tables wait in a scratch file. What was written is
+    read back and compared before it takes the target's place.
 
     Args:
         parts: One or more; the order matters.
@@ -148,14 +151,11 @@ def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True)
         SotaError: ``cannot-write``.
     """
     with ExitStack() as stack:
-        parts = [_in_order(part, stack) for part in parts]
+        parts = [replace(part, table=stack.enter_context(as_canonical(part.table))) for part in parts]
         alignment, notices = _align(parts)
         candidates, means, same = _compare(parts, alignment)
         kept, left_out = _choose(parts, candidates, means, same)
         table = _write(parts, alignment, kept, target, described=described)
-        for part in parts:
-            if not unchanged(part.table):
-                raise _changed(part)
     return Merged(
         table,
         tuple(each.origin for each in kept),
@@ -164,14 +164,6 @@ def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True)
         alignment.shares,
         tuple(notices),
     )
-
-
-def _in_order(part: Part, stack: ExitStack) -> Part:
-    """The part with its table as RD-Agent writes it: sorted, so that it can be read from its first row to its last."""
-    if part.table.canonical:
-        return part
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rdagent-sota-"))
-    return replace(part, table=write_canonical(part.table.path, Path(folder) / "table.parquet"))
 
 
 def _align(parts: Sequence[Part]) -> tuple[_Alignment, list[Problem]]:
@@ -273,7 +265,7 @@ def _compare_frequency(first: Part, its: RowIndex, other: Part, own: RowIndex) -
 
 
 class _Stream:
-    """Columns of a sorted table, read once from its first row to its last."""
+    """Columns of an open, sorted table, read once from its first row to its last."""
 
     def __init__(self, file: Any, part: Part, columns: Sequence[FactorColumn]) -> None:
         self._part = part
@@ -299,6 +291,29 @@ class _Stream:
         return [np.concatenate(each) for each in pieces]
 
 
+class _Copy:
+    """The same columns from a scratch file, where there are more tables than can be open at a time."""
+
+    def __init__(self, part: Part, columns: Sequence[FactorColumn], scratch: BinaryIO) -> None:
+        self._scratch, self._width = scratch, len(columns)
+        self._place = scratch.seek(0, os.SEEK_END)
+        with open_parquet(part.table.path) as file:
+            stream = _Stream(file, part, columns)
+            for start in range(0, part.table.rows, BATCH_ROWS):
+                values = stream.take(min(BATCH_ROWS, part.table.rows - start))
+                try:
+                    scratch.write(np.stack(values, axis=1).astype(np.float64, copy=False).data)
+                except OSError as error:
+                    raise _no_room(error) from error
+
+    def take(self, count: int) -> list[NDArray[Any]]:
+        """The next rows of each column."""
+        self._scratch.seek(self._place)
+        values = np.frombuffer(self._scratch.read(8 * self._width * count))
+        self._place = self._scratch.tell()
+        return list(values.reshape(count, self._width).T)
+
+
 class _Aligned:
     """Columns of all parts in the merged rows, read once from the first to the last."""
 
@@ -310,8 +325,16 @@ class _Aligned:
         stack: ExitStack,
     ) -> None:
         self._count = sum(map(len, columns))
-        self._streams = [
-            (_Stream(stack.enter_context(open_parquet(part.table.path)), part, chosen), places)
+        scratch = None
+        if len(parts) > _MOST_OPEN:
+            scratch = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+        self._streams: list[tuple[_Stream | _Copy, NDArray[np.int64] | None]] = [
+            (
+                _Stream(stack.enter_context(open_parquet(part.table.path)), part, chosen)
+                if scratch is None
+                else _Copy(part, chosen, scratch),
+                places,
+            )
             for part, chosen, places in zip(parts, columns, alignment.places, strict=True)
             if chosen
         ]
@@ -485,6 +508,9 @@ def _write(
                 f"What was written for {target} is not what was read: a table was changed meanwhile.",
                 "Wait until the program that writes it is done, and try again.",
             )
+        for part in parts:
+            if not unchanged(part.table):
+                raise _changed(part)
         size = temporary.stat()
     # Renaming changes neither size nor time of change.
     return replace(written, path=target, stat=(size.st_size, size.st_mtime_ns))
@@ -494,6 +520,14 @@ def _type_of(column: FactorColumn) -> np.dtype[Any]:
     """A column keeps its precision; whole numbers become floats, since rows may be missing."""
     narrow = pa.types.is_float32(column.type) or pa.types.is_float16(column.type)
     return np.dtype(np.float32 if narrow else np.float64)
+
+
+def _no_room(error: OSError) -> SotaError:
+    return SotaError(
+        "cannot-write",
+        f"Cannot write a scratch file in {tempfile.gettempdir()}: {error.strerror or error}.",
+        "It takes 8 bytes for each value. Name a folder with room by the variable TMPDIR.",
+    )
 
 
 def _changed(part: Part) -> TableError:

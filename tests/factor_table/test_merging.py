@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +179,38 @@ def test_what_was_there_stays_when_it_fails(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(TableError, match="changed"):
         merge(tmp_path, made({"A": VALUES["A"]}), made({"C": VALUES["C"]}))
     assert (tmp_path / "merged.parquet").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_table_that_changed_since_it_was_checked(tmp_path: Path, shuffled: bool) -> None:
+    """It is noticed before the old file is replaced, whether the table has RD-Agent's layout or another."""
+    (tmp_path / "merged.parquet").write_bytes(b"precious")
+    frame, other = made({"A": VALUES["A"]}), made({"A": VALUES["B"]})
+    if shuffled:
+        frame, other = (each.sample(frac=1, random_state=1) for each in (frame, other))
+    frame.to_parquet(tmp_path / "run.parquet")
+    table = read_factor_table(tmp_path / "run.parquet")
+    other.to_parquet(tmp_path / "run.parquet")
+    os.utime(tmp_path / "run.parquet", ns=(1, 1))
+    with pytest.raises(TableError, match="changed"):
+        merge_tables([Part(table, ("A",), (FactorOrigin("A"),), "run", "run")], tmp_path / "merged.parquet")
+    assert (tmp_path / "merged.parquet").read_bytes() == b"precious"
+
+
+def test_more_tables_than_files_may_be_open(tmp_path: Path) -> None:
+    """Hundreds of tables of one factor are put together all the same."""
+    draw = np.random.default_rng(5)
+    frames = [made({f"F{number}": draw.standard_normal(DAYS * STOCKS)}) for number in range(150)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        merged, frame = merge(tmp_path, *frames)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert merged.left_out == ()
+    pd.testing.assert_frame_equal(
+        frame, flatten(pd.concat(frames, axis=1)), check_exact=True, check_freq=False
+    )
 
 
 @given(data=st.data())
