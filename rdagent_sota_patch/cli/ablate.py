@@ -36,7 +36,7 @@ from rdagent_sota_patch.cli.output import (
     problem_to_plain,
 )
 from rdagent_sota_patch.errors import Problem, SotaError
-from rdagent_sota_patch.factor_table.saving import require_parquet_name
+from rdagent_sota_patch.factor_table.saving import require_writable
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.scoring.mined import Report
 
 _NEEDED = ("joblib", "lightgbm", "qlib", "scipy", "statsmodels")
+_WORK = "ablation-work-"
 _COLOURS = {"helps": "green", "does not": "red", "cannot be told": "yellow"}
 _STEPS = {
     "factors": "the factors' code",
@@ -92,7 +93,7 @@ def run_ablate(files: AblateFiles, options: AblateOptions, code: CodeOptions, as
     """Ablate, print the answers or give them as JSON, and save the smallest set."""
     _require_libraries()
     if files.save is not None:
-        require_parquet_name(files.save)
+        require_writable(files.save, "Name a file in a folder of yours with --save.")
     from rdagent_sota_patch.ablation.ablating import ablate
     from rdagent_sota_patch.ablation.recipe import read_recipe
     from rdagent_sota_patch.ablation.subject import load_subject, save_factors
@@ -147,19 +148,14 @@ def _workplace(folder: Path | None) -> Iterator[tuple[Path, Path]]:
     from rdagent_sota_patch.ablation.outcomes import hold_folder
 
     if folder is None:
-        with TemporaryDirectory(prefix="ablation-") as temporary:
-            work = Path(temporary) / "work"
-            work.mkdir()
-            yield Path(temporary), work
+        with TemporaryDirectory(prefix=_WORK) as outcomes, TemporaryDirectory(prefix=_WORK) as work:
+            yield Path(outcomes), Path(work)
         return
     with hold_folder(folder):
-        work = folder / "work"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        try:
-            yield folder, work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        for abandoned in folder.glob(f"{_WORK}*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with TemporaryDirectory(prefix=_WORK, dir=folder) as work:
+            yield folder, Path(work)
 
 
 def _find_subject(files: AblateFiles, work: Path, code: CodeOptions, report: Report) -> Subject:

@@ -109,8 +109,14 @@ def require_parquet_name(target: Path) -> None:
         )
 
 
-def require_writable(target: Path) -> None:
+def require_writable(
+    target: Path, hint: str = "SAVE_SOTA_FACTORS is on: set SOTA_FACTORS_PATH to a file in a folder of yours."
+) -> None:
     """Make sure that a factor file can be written, before the work that ends in it.
+
+    Args:
+        target: The file.
+        hint: What to do where it cannot.
 
     Raises:
         SettingsError: ``unknown-format``, or its folder does not exist or must not be written to.
@@ -120,7 +126,6 @@ def require_writable(target: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise SettingsError(
             "cannot-write",
-            f"SAVE_SOTA_FACTORS is on, but {target} cannot be written: {folder} is not a folder that can be "
-            "written to.",
-            "Set SOTA_FACTORS_PATH to a file in a folder of yours.",
+            f"{target} cannot be written: {folder} is not a folder that can be written to.",
+            hint,
         )

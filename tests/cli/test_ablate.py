@@ -46,4 +46,24 @@ def test_a_log_that_is_not_there(tmp_path: Path) -> None:
     done = ablate(tmp_path / "log", "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert "log-not-found" in done.stderr
-    assert not (tmp_path / "out" / "work").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ablation.lock"]
+
+
+def test_what_is_in_the_folder_stays(tmp_path: Path) -> None:
+    """Of what is there, an ablation removes what a killed one left, and nothing else."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "ablation-work-killed").mkdir()
+    (tmp_path / "ablation-work-killed" / "features.npy").write_bytes(b"")
+    ablate(tmp_path / "log", "--out", tmp_path)
+    assert (tmp_path / "work" / "mine.txt").read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "ablation-work-killed").exists()
+
+
+def test_where_nothing_can_be_saved(tmp_path: Path) -> None:
+    """Said before hours of work; the hint names no setting of RD-Agent's runs."""
+    done = ablate(tmp_path / "log", "--save", tmp_path / "nowhere" / "fewer.parquet")
+    assert done.exit_code == 1
+    assert "cannot-write" in done.stderr
+    assert "log-not-found" not in done.stderr
+    assert "SOTA_FACTORS_PATH" not in done.stderr

@@ -80,7 +80,7 @@ def test_the_command(
     assert all(origin.code for origin in provenance.factors)
     again = CliRunner().invoke(app, [*asked, *more])
     assert {**json.loads(again.stdout)} == answer
-    assert not (out / "work").exists()
+    assert not list(out.glob("ablation-work-*"))
 
 
 def test_a_bundle_has_the_logs_features(factor_run: RealRun, sandbox: Sandbox, tmp_path: Path) -> None:
