@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,7 +14,8 @@ from rdagent_sota_patch.export.choice import choose_experiment, find_workspace_o
 from rdagent_sota_patch.export.description import describe_model, describe_order
 from rdagent_sota_patch.export.market_slice import find_provider, read_days
 from rdagent_sota_patch.export.shipped_factors import list_factors
-from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance, save_table
+from rdagent_sota_patch.factor_table.merging import Part, merge_tables
+from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance
 from rdagent_sota_patch.factor_table.table import read_factor_table, unchanged
 from rdagent_sota_patch.mlruns.recorder import find_recorder, parse_hint
 from rdagent_sota_patch.mlruns.trained import read_trained
@@ -226,19 +226,12 @@ def save_factors(subject: Subject, names: Sequence[str], target: Path) -> Factor
         TableError: ``table-changed``.
         SotaError: ``cannot-write``.
     """
-    coverage = subject.table.coverage
-    assert coverage is not None
-    days = pd.DatetimeIndex(coverage.days.astype("datetime64[D]")).as_unit("ns")
-    frame = read_days(subject.table.path, days, names)
     _require_unchanged(subject)
+    chosen = tuple(name for name in subject.table.names if name in names)
     known = {origin.name: origin for origin in subject.origins}
-    with TemporaryDirectory(prefix="factors-") as folder:
-        part = Path(folder) / "part.parquet"
-        _write_table(frame, part)
-        origins = tuple(known.get(name) or FactorOrigin(name) for name in map(str, frame.columns))
-        return save_table(
-            part, target, Provenance(subject.task_id, subject.loop, subject.snapshot, factors=origins)
-        )
+    origins = tuple(known.get(name) or FactorOrigin(name) for name in chosen)
+    run = Provenance(subject.task_id, subject.loop, subject.snapshot)
+    return merge_tables([Part(subject.table, chosen, origins, subject.task_id, "")], target, run=run).table
 
 
 def _span(meta: ModelMeta) -> tuple[pd.Timestamp, pd.Timestamp]:

@@ -27,7 +27,7 @@ from rdagent_sota_patch.factor_table.table import read_factor_table, unchanged
 from rdagent_sota_patch.factor_table.universe import suggest_spellings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -132,7 +132,9 @@ class _Candidate:
     digest: bytes
 
 
-def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True) -> Merged:
+def merge_tables(
+    parts: Sequence[Part], target: Path, *, described: bool = True, run: Provenance | None = None
+) -> Merged:
     """Write the factors of several tables to ``target``, atomically and in RD-Agent's layout.
 
     A row is there if any part has it. A factor of a later part is left out if RD-Agent's rule would have left it out
@@ -145,6 +147,7 @@ def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True)
         parts: One or more; the order matters.
         target: The file; replaced if it exists.
         described: Whether the footer says where each factor comes from.
+        run: What it says of the run that all parts are of; None for several runs.
 
     Raises:
         TableError: ``tables-do-not-overlap``, or a part cannot be used or was changed meanwhile.
@@ -155,7 +158,8 @@ def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True)
         alignment, notices = _align(parts)
         candidates, means, same = _compare(parts, alignment)
         kept, left_out = _choose(parts, candidates, means, same)
-        table = _write(parts, alignment, kept, target, described=described)
+        about = (run or Provenance("", None)) if described else None
+        table = _write(parts, alignment, kept, target, about)
     return Merged(
         table,
         tuple(each.origin for each in kept),
@@ -484,13 +488,14 @@ def _write(
     alignment: _Alignment,
     kept: Sequence[_Candidate],
     target: Path,
-    *,
-    described: bool,
+    about: Provenance | None,
 ) -> FactorTable:
     fingerprint = join_fingerprint(alignment.index, {each.origin.name: each.digest for each in kept})
-    provenance = Provenance("", None, factors=tuple(each.origin for each in kept), fingerprint=fingerprint)
-    metadata = as_metadata(provenance, target) if described else {}
-    types = {each.origin.name: _type_of(each.column) for each in kept}
+    metadata: Mapping[bytes, bytes] = {}
+    if about is not None:
+        origins = tuple(each.origin for each in kept)
+        metadata = as_metadata(replace(about, factors=origins, fingerprint=fingerprint), target)
+    types = {each.origin.name: _type_of(each.column, alone=len(parts) == 1) for each in kept}
     chosen = [[each.column for each in kept if each.part == number] for number in range(len(parts))]
     with ExitStack() as stack:
         aligned = _Aligned(parts, alignment, chosen, stack)
@@ -516,8 +521,11 @@ def _write(
     return replace(written, path=target, stat=(size.st_size, size.st_mtime_ns))
 
 
-def _type_of(column: FactorColumn) -> np.dtype[Any]:
-    """A column keeps its precision; whole numbers become floats, since rows may be missing."""
+def _type_of(column: FactorColumn, *, alone: bool) -> np.dtype[Any]:
+    """A column keeps its precision; whole numbers become floats where rows may be missing."""
+    if alone and pa.types.is_integer(column.type):
+        whole: np.dtype[Any] = np.dtype(column.type.to_pandas_dtype())
+        return whole
     narrow = pa.types.is_float32(column.type) or pa.types.is_float16(column.type)
     return np.dtype(np.float32 if narrow else np.float64)
 

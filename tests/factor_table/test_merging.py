@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rdagent_sota_patch.errors import TableError
 from rdagent_sota_patch.factor_table import merging
 from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
-from rdagent_sota_patch.factor_table.provenance import FactorOrigin, read_provenance
+from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance, read_provenance
 from rdagent_sota_patch.factor_table.table import read_factor_table
 
 from .frames import INDEX, flatten
@@ -136,6 +136,23 @@ def test_tables_in_any_order_and_type(tmp_path: Path) -> None:
     assert list(frame.dtypes) == [np.float64, np.float32]
     pd.testing.assert_series_equal(frame["A"], one.sort_index()["A"].astype(float), check_freq=False)
     np.testing.assert_array_equal(frame["C"], VALUES["C"].astype("float32"))
+
+
+def test_some_factors_of_one_run(tmp_path: Path) -> None:
+    """Whole numbers stay what they are, since no row is missing; the footer can say which run it was."""
+    made({"A": VALUES["A"], "Whole": np.arange(DAYS * STOCKS), "B": VALUES["B"]}).to_parquet(
+        tmp_path / "run.parquet"
+    )
+    table = read_factor_table(tmp_path / "run.parquet")
+    part = Part(table, ("Whole", "A"), (FactorOrigin("Whole", loop=3), FactorOrigin("A")), "run", "")
+    run = Provenance("log", 4, "log/5", metrics={"IC": 0.1})
+    merge_tables([part], tmp_path / "some.parquet", run=run)
+    expected = pd.read_parquet(tmp_path / "run.parquet")[[("feature", "Whole"), ("feature", "A")]]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "some.parquet"), expected)
+    provenance = read_provenance(tmp_path / "some.parquet")
+    assert provenance is not None
+    assert (provenance.task_id, provenance.loop, provenance.snapshot) == ("log", 4, "log/5")
+    assert (provenance.metrics, provenance.factors) == ({"IC": 0.1}, part.origins)
 
 
 @pytest.mark.parametrize(
