@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from rdagent_sota_patch.factor_table.table import read_factor_table, unchanged
 from rdagent_sota_patch.mlruns.recorder import find_recorder, parse_hint
 from rdagent_sota_patch.mlruns.trained import read_trained
 from rdagent_sota_patch.sandbox.limits import Limits
-from rdagent_sota_patch.scoring.alpha import AlphaRequest, compute_alpha
+from rdagent_sota_patch.scoring.alpha import alpha_request, compute_alpha
 from rdagent_sota_patch.scoring.features import drops_incomplete_rows, join_features, order_columns
 from rdagent_sota_patch.scoring.market_days import MarketFiles, open_market
 from rdagent_sota_patch.scoring.mined import list_mined, run_mined
@@ -195,8 +195,7 @@ def load_subject(subject: Subject, folder: Path, jobs: int, report: Report) -> A
         SotaError: ``cannot-write``, ``nothing-to-ablate``.
     """
     report("features", 0, 1)
-    meta, (start, end) = subject.meta, _span(subject.meta)
-    ((label, expression),) = meta.label.items()
+    ((label, expression),) = subject.meta.label.items()
     label = f"label {label}"
     if not (subject.provider / "calendars").is_dir():
         raise BundleError(
@@ -204,10 +203,11 @@ def load_subject(subject: Subject, folder: Path, jobs: int, report: Report) -> A
             f"{subject.provider}: the folder of Qlib's data, which has the label, is not there.",
             "Name it with --qlib-dir: the one with calendars, instruments and features in it.",
         )
-    first, last = f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}"
-    expressions = {feature.name: feature.expression for feature in meta.alpha} | {label: expression}
-    request = AlphaRequest(subject.provider, meta.instruments, first, last, first, expressions, (), jobs)
-    alpha = compute_alpha(request)
+    span = pd.DatetimeIndex(_span(subject.meta))
+    request = alpha_request(subject.meta, subject.provider, span, as_trained=True, jobs=jobs)
+    alpha = compute_alpha(
+        replace(request, expressions=request.expressions | {label: expression}, row_expressions=())
+    )
     days = alpha.index.get_level_values("datetime").unique()
     mined = read_days(subject.table.path, pd.DatetimeIndex(days).as_unit("ns"), subject.mined)
     _require_unchanged(subject)
