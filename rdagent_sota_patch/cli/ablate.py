@@ -28,6 +28,7 @@ from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli.output import (
     EXIT_PROBLEM,
     clean,
+    count,
     err,
     find_market_data,
     out,
@@ -194,8 +195,9 @@ def _show(subject: Subject, found: Ablation) -> None:
     out.print(Text(_sentence(found), style="bold"), soft_wrap=True)
     first, last = found.windows[0].test[0], found.windows[-1].test[1] - 1
     out.print(
-        f"{clean(subject.task_id)}, loop {subject.loop}: {found.trials:,} models, {found.seeds} seeds, "
-        f"{len(found.windows)} windows, tested on {found.days[first]}…{found.days[last]}",
+        f"{clean(subject.task_id)}, loop {subject.loop}: {count(found.trials, 'model')}, "
+        f"{count(found.seeds, 'seed')}, {count(len(found.windows), 'window')}, "
+        f"tested on {found.days[first]}…{found.days[last]}",
         style="dim",
         highlight=False,
         soft_wrap=True,
@@ -216,12 +218,17 @@ def _show(subject: Subject, found: Ablation) -> None:
 def _sentence(found: Ablation) -> str:
     helping = sum(earned.verdict == "helps" for earned in found.factors)
     factors = sum(len(earned.group.members) for earned in found.factors)
-    said = f"Of {factors} mined factors, {helping} {'is' if helping == 1 else 'are'} shown to help"
+    said = f"Of {count(factors, 'mined factor')}, {helping} {_be(helping)} shown to help"
     if found.smallest is None:
         return f"{said}."
     if not found.smallest:
         return f"{said}; without any the models are as good."
-    return f"{said}; as good as all are {len(found.smallest)}: {clean(', '.join(found.smallest))}."
+    kept = len(found.smallest)
+    return f"{said}; as good as all {_be(kept)} {kept}: {clean(', '.join(found.smallest))}."
+
+
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _row(earned: Earned, windows: int) -> tuple[Text | str, ...]:

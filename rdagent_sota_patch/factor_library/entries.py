@@ -206,7 +206,7 @@ def find_factor(folder: Path, wanted: str) -> LibraryFactor:
             f"{len(named)} factors of {folder} are called {wanted}: {listed}.",
             "Name the one that is meant by its hash.",
         )
-    unread = f" {len(problems)} documents cannot be read." if problems else ""
+    unread = f" Documents that cannot be read: {len(problems)}." if problems else ""
     raise SotaError(
         "library-no-such-factor",
         f"{folder} has no factor with the name or hash {wanted}.{unread}",

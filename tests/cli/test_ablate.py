@@ -6,10 +6,18 @@ import importlib.util
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from rdagent_sota_patch.ablation.ablating import Ablation, Earned
+from rdagent_sota_patch.ablation.earning import Change
+from rdagent_sota_patch.ablation.grouping import Group
+from rdagent_sota_patch.ablation.subject import subject_of_log
+from rdagent_sota_patch.ablation.walk import Window
 from rdagent_sota_patch.cli import app
+from rdagent_sota_patch.cli.ablate import _show
+from tests.export.made_run import make_run
 
 
 def ablate(*arguments: str | Path) -> Result:
@@ -67,3 +75,16 @@ def test_where_nothing_can_be_saved(tmp_path: Path) -> None:
     assert "cannot-write" in done.stderr
     assert "log-not-found" not in done.stderr
     assert "SOTA_FACTORS_PATH" not in done.stderr
+
+
+def test_one_of_a_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One factor, one seed, one window: said in the singular."""
+    run = make_run(tmp_path / "project")
+    subject = subject_of_log(run.session, None, (), tmp_path, tmp_path)
+    earned = Earned(Group(("ZMom",)), Change(0.1, 0.0, 1, 0.0, 0.1), 0.0, "helps")
+    window = Window((0, 1), (1, 2), (2, 4))
+    days = tuple(f"{day:%Y-%m-%d}" for day in pd.bdate_range("2020-01-01", periods=4))
+    _show(subject, Ablation((window,), days, 1, (), (earned,), ("ZMom",), None, 1, ()))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("Of 1 mined factor, 1 is shown to help; as good as all is 1: ZMom.")
+    assert "1 model, 1 seed, 1 window, tested on 2020-01-03…2020-01-06" in said
