@@ -162,13 +162,13 @@ def library_use(
 ) -> None:
     """Write factors of the library to a factor file, which LOAD_SOTA_FACTORS takes."""
     from rdagent_sota_patch.cli.save import merged_to_plain, show_merged
-    from rdagent_sota_patch.factor_library.entries import find_factor
+    from rdagent_sota_patch.factor_library.entries import find_factors
     from rdagent_sota_patch.factor_library.shelving import use_factors
     from rdagent_sota_patch.factor_table.saving import require_parquet_name
 
     require_parquet_name(target)
     place = _place(folder)
-    found = {each.id: each for each in (find_factor(place, wanted) for wanted in factors)}
+    found = {each.id: each for each in find_factors(place, factors)}
     merged = use_factors(place, list(found.values()), target)
     if as_json:
         print_json({**merged_to_plain(merged), "ids": list(found)})

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.atomic import write_text_atomically
-from rdagent_sota_patch.errors import SotaError, SourceError
+from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.factor_library.entries import (
     SHORT,
     VALUE,
@@ -27,7 +27,7 @@ from rdagent_sota_patch.factor_library.entries import (
 from rdagent_sota_patch.factor_table.canonical import as_canonical
 from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
 from rdagent_sota_patch.factor_table.provenance import FactorOrigin
-from rdagent_sota_patch.factor_table.saving import trace_factors
+from rdagent_sota_patch.factor_table.saving import require_log, trace_factors
 from rdagent_sota_patch.factor_table.table import fingerprint_factors, read_factor_table
 
 if sys.platform != "win32":
@@ -159,9 +159,7 @@ def _is_same_run(one: Lineage, other: Lineage) -> bool:
 def _describe(
     source: Source, table: FactorTable, origin: FactorOrigin, fingerprint: str, findings: Findings
 ) -> LibraryFactor:
-    if source.session is None or source.experiment is None:
-        raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
-    session = source.session
+    session, experiment = require_log(source)
     # Code that is no text (lone surrogates) has a hash, and no JSON can hold it.
     code = origin.code if origin.code is None or _plain(origin.code) == origin.code else None
     lineage = Lineage(
@@ -170,7 +168,7 @@ def _describe(
         snapshot=_plain(session.snapshot),
         name=_plain(origin.name),
         loop=origin.loop,
-        accepted_loop=source.experiment.loop,
+        accepted_loop=experiment.loop,
         workspace=None if origin.workspace is None else _plain(origin.workspace),
         ended_utc=None if session.ended is None else session.ended.isoformat(),
         added_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -32,7 +32,7 @@ def save_source(source: Source, table: Path, target: Path) -> FactorTable:
     Raises:
         SotaError: The table cannot be used, or the file not written.
     """
-    session, experiment = _require_log(source)
+    session, experiment = require_log(source)
     read = read_factor_table(table)
     return save_table(
         read,
@@ -61,7 +61,7 @@ def save_sources(sources: Sequence[tuple[Source, Path]], target: Path) -> Merged
     """
     parts = []
     for number, (source, path) in enumerate(sources, start=1):
-        session, _ = _require_log(source)
+        session, _ = require_log(source)
         table = read_factor_table(path)
         origins = trace_factors(source, table.names)
         parts.append(Part(table, table.names, origins, f"run {number}, {session.task_id}", f"run{number}"))
@@ -70,7 +70,7 @@ def save_sources(sources: Sequence[tuple[Source, Path]], target: Path) -> Merged
 
 def trace_factors(source: Source, names: Sequence[str]) -> tuple[FactorOrigin, ...]:
     """What is known of each column of a run's table, with the run, the factor's workspace and its code's hash."""
-    session, experiment = _require_log(source)
+    session, experiment = require_log(source)
     workspaces = {record.loop: record.workspace for record in (*experiment.based_on, experiment)}
 
     def trace(origin: FactorOrigin) -> FactorOrigin:
@@ -85,7 +85,12 @@ def trace_factors(source: Source, names: Sequence[str]) -> tuple[FactorOrigin, .
     return tuple(map(trace, source.describe_factors(names)))
 
 
-def _require_log(source: Source) -> tuple[Session, ExperimentRecord]:
+def require_log(source: Source) -> tuple[Session, ExperimentRecord]:
+    """The session and the accepted experiment of a source that is a run's log.
+
+    Raises:
+        SourceError: ``not-a-log``.
+    """
     if source.session is None or source.experiment is None:
         raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
     return source.session, source.experiment
