@@ -14,7 +14,8 @@ from rdagent_sota_patch.export.choice import choose_experiment, find_workspace_o
 from rdagent_sota_patch.export.description import describe_model, describe_order
 from rdagent_sota_patch.export.market_slice import find_provider, read_days
 from rdagent_sota_patch.export.shipped_factors import list_factors
-from rdagent_sota_patch.factor_table.merging import Part, merge_tables
+from rdagent_sota_patch.factor_table.alignment import Part
+from rdagent_sota_patch.factor_table.merging import merge_tables
 from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance
 from rdagent_sota_patch.factor_table.table import read_factor_table, unchanged
 from rdagent_sota_patch.mlruns.recorder import find_recorder, parse_hint

@@ -24,8 +24,9 @@ from rdagent_sota_patch.factor_library.entries import (
     values_path,
     weigh,
 )
+from rdagent_sota_patch.factor_table.alignment import Part
 from rdagent_sota_patch.factor_table.canonical import as_canonical
-from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
+from rdagent_sota_patch.factor_table.merging import Merged, merge_tables
 from rdagent_sota_patch.factor_table.provenance import FactorOrigin
 from rdagent_sota_patch.factor_table.saving import require_log, trace_factors
 from rdagent_sota_patch.factor_table.table import fingerprint_factors, read_factor_table

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import SettingsError, SourceError
-from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
+from rdagent_sota_patch.factor_table.alignment import Part
+from rdagent_sota_patch.factor_table.merging import Merged, merge_tables
 from rdagent_sota_patch.factor_table.provenance import Provenance, save_table
 from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
 from rdagent_sota_patch.hashing import hash_text

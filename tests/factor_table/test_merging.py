@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdagent_sota_patch.errors import TableError
-from rdagent_sota_patch.factor_table import merging
-from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
+from rdagent_sota_patch.factor_table import alignment, merging
+from rdagent_sota_patch.factor_table.alignment import Part
+from rdagent_sota_patch.factor_table.merging import Merged, merge_tables
 from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance, read_provenance
 from rdagent_sota_patch.factor_table.table import read_factor_table
 
@@ -242,7 +243,7 @@ def test_blocks_do_not_matter(tmp_path_factory: pytest.TempPathFactory, data: st
         for number, name in enumerate("AC")
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "_BLOCK_BYTES", data.draw(st.integers(1, 20_000)))
+        patch.setattr(alignment, "_BLOCK_BYTES", data.draw(st.integers(1, 20_000)))
         _, frame = merge(folder, *frames)
     expected = flatten(pd.concat(frames, axis=1).sort_index())
     pd.testing.assert_frame_equal(frame, expected, check_exact=True, check_freq=False)
