@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rdagent_sota_patch.ablation.arrays import Arrays
-    from rdagent_sota_patch.bundle.documents import FactorOrder, ModelMeta
+    from rdagent_sota_patch.bundle.documents import FactorOrder, ModelMeta, ShippedFactor
     from rdagent_sota_patch.bundle.opening import Bundle
     from rdagent_sota_patch.export.choice import Stage
+    from rdagent_sota_patch.export.shipped_factors import AcceptedFactor
     from rdagent_sota_patch.factor_table.table import FactorTable
     from rdagent_sota_patch.scoring.mined import Report
     from rdagent_sota_patch.sessions.records import Session
@@ -110,13 +111,7 @@ def subject_of_log(
         describe_model(trained, has_code=False),
         describe_order(choice, trained),
         read_factor_table(trained.table),
-        tuple(
-            FactorOrigin(
-                one.name, one.description, one.formulation, one.variables, one.code, _known(one.loop)
-            )
-            for one in list_factors(choice, trained.mined)
-            if one.in_table
-        ),
+        tuple(_origin(one, one.code) for one in list_factors(choice, trained.mined) if one.in_table),
         qlib_dir or find_provider(trained) or default,
     )
 
@@ -166,14 +161,7 @@ def subject_of_bundle(
         order,
         read_factor_table(path),
         tuple(
-            FactorOrigin(
-                one.name,
-                one.description,
-                one.formulation,
-                one.variables,
-                None if one.code_relpath is None else bundle.read(one.code_relpath).decode("utf-8"),
-                _known(one.loop),
-            )
+            _origin(one, None if one.code_relpath is None else bundle.read(one.code_relpath).decode("utf-8"))
             for one in bundle.factors.factors
             if one.in_table
         ),
@@ -263,8 +251,9 @@ def _require_unchanged(subject: Subject) -> None:
         )
 
 
-def _known(loop: int) -> int | None:
-    return loop if loop >= 0 else None
+def _origin(factor: AcceptedFactor | ShippedFactor, code: str | None) -> FactorOrigin:
+    loop = factor.loop if factor.loop >= 0 else None
+    return FactorOrigin(factor.name, factor.description, factor.formulation, factor.variables, code, loop)
 
 
 def _no_mined(where: Path) -> BundleError:

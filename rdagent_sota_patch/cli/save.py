@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rdagent_sota_patch.cli.output import clean, count, out, print_json, print_problems, problem_to_plain
+from rdagent_sota_patch.factor_table.duplicates import DUPLICATE_FROM
 from rdagent_sota_patch.factor_table.saving import require_parquet_name, save_source, save_sources
 from rdagent_sota_patch.factor_table.sources import source_of
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -128,4 +129,7 @@ def _describe_reason(each: LeftOut) -> str:
         return f"{each.like} has the same name and the same values"
     if each.correlation is None:
         return "it has no correlation with any other on any day, and RD-Agent's rule keeps none such"
-    return f"its correlation with {each.like} is {each.correlation:.4f}, and RD-Agent's rule keeps what is below 0.99"
+    return (
+        f"its correlation with {each.like} is {each.correlation:.4f}, and RD-Agent's rule keeps what is below "
+        f"{DUPLICATE_FROM}"
+    )

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -215,17 +215,14 @@ class _Stream:
 class _Copy:
     """The same columns from a scratch file, where there are more tables than can be open at a time."""
 
-    def __init__(self, part: Part, columns: Sequence[FactorColumn], scratch: BinaryIO) -> None:
+    def __init__(self, part: Part, columns: Sequence[FactorColumn], scratch: IO[bytes]) -> None:
         self._scratch, self._width = scratch, len(columns)
         self._place = scratch.seek(0, os.SEEK_END)
         with open_parquet(part.table.path) as file:
             stream = _Stream(file, part, columns)
             for start in range(0, part.table.rows, BATCH_ROWS):
-                values = stream.take(min(BATCH_ROWS, part.table.rows - start))
-                try:
-                    scratch.write(np.stack(values, axis=1).astype(np.float64, copy=False).data)
-                except OSError as error:
-                    raise _no_room(error) from error
+                values = np.stack(stream.take(min(BATCH_ROWS, part.table.rows - start)), axis=1)
+                _write_all(scratch, values.astype(np.float64, copy=False))
 
     def take(self, count: int) -> list[NDArray[Any]]:
         """The next rows of each column."""
@@ -248,7 +245,7 @@ class AlignedColumns:
         self._count = sum(map(len, columns))
         scratch = None
         if len(parts) > _MOST_OPEN:
-            scratch = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+            scratch = stack.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (the stack closes it)
         self._streams: list[tuple[_Stream | _Copy, NDArray[np.int64] | None]] = [
             (
                 _Stream(stack.enter_context(open_parquet(part.table.path)), part, chosen)
@@ -284,12 +281,18 @@ def iterate_blocks(index: RowIndex, factors: int) -> Iterator[tuple[int, int]]:
     yield from pairwise(edges)
 
 
-def _no_room(error: OSError) -> SotaError:
-    return SotaError(
-        "cannot-write",
-        f"Cannot write a scratch file in {tempfile.gettempdir()}: {error.strerror or error}.",
-        "It takes 8 bytes for each value. Name a folder with room by the variable TMPDIR.",
-    )
+def _write_all(scratch: IO[bytes], values: NDArray[np.float64]) -> None:
+    # Unbuffered: what cannot be written is known here, and not when the file is closed.
+    rest = np.ascontiguousarray(values).data.cast("B")
+    try:
+        while rest:
+            rest = rest[scratch.write(rest) :]
+    except OSError as error:
+        raise SotaError(
+            "cannot-write",
+            f"Cannot write a scratch file in {tempfile.gettempdir()}: {error.strerror or error}.",
+            "It takes 8 bytes for each value. Name a folder with room by the variable TMPDIR.",
+        ) from error
 
 
 def table_changed(part: Part) -> TableError:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdagent_sota_patch.errors import TableError
+from rdagent_sota_patch.errors import SotaError, TableError
 from rdagent_sota_patch.factor_table import alignment, merging
 from rdagent_sota_patch.factor_table.alignment import Part
 from rdagent_sota_patch.factor_table.merging import Merged, merge_tables
@@ -229,6 +229,24 @@ def test_more_tables_than_files_may_be_open(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(
         frame, flatten(pd.concat(frames, axis=1)), check_exact=True, check_freq=False
     )
+
+
+def test_no_room_for_the_scratch_file(tmp_path: Path) -> None:
+    """A limit on a file's size stands in for the disk: an error with the folder, and nothing is written."""
+    parts = []
+    for number in range(100):
+        made({f"F{number}": VALUES["A"]}).to_parquet(tmp_path / f"{number}.parquet")
+        table = read_factor_table(tmp_path / f"{number}.parquet")
+        parts.append(Part(table, table.names, (FactorOrigin(table.names[0]),), str(number), str(number)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(SotaError, match="scratch file") as caught:
+            merge_tables(parts, tmp_path / "merged.parquet")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.slug == "cannot-write" and "TMPDIR" in str(caught.value)
+    assert not (tmp_path / "merged.parquet").exists()
 
 
 @given(data=st.data())
