@@ -18,12 +18,13 @@ from rdagent_sota_patch.ablation.earning import (
     overlap_of,
     standard_error,
 )
-from rdagent_sota_patch.ablation.grouping import UPSTREAMS, Group, find_dead, find_groups
+from rdagent_sota_patch.ablation.grouping import Group, find_dead, find_groups
 from rdagent_sota_patch.ablation.outcomes import OutcomeFolder
 from rdagent_sota_patch.ablation.specs import Features, Spec, make_specs
 from rdagent_sota_patch.ablation.trying import Laboratory
 from rdagent_sota_patch.ablation.walk import Walk, lay_windows
 from rdagent_sota_patch.errors import Problem, SotaError
+from rdagent_sota_patch.factor_table.duplicates import DUPLICATE_FROM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,7 @@ class AblateOptions:
     embargo: int = 0
     rolling: bool = False
     valid_share: float = 0.2
-    correlation: float = UPSTREAMS
+    correlation: float = DUPLICATE_FROM
     one_by_one: bool = True
     smallest: bool = True
     jobs: int = 1

@@ -12,6 +12,7 @@ import numpy as np
 
 from rdagent_sota_patch.ablation.preparing import load_segment
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.factor_table.metrics import OrderedDays, correlate_days
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _FEWEST_STOCKS = 5
 _TOP = 0.2
-_NO_SPREAD = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,57 +137,40 @@ def measure(
     A model that gives all stocks of a day one score has an IC of 0 there. Days without five stocks that have a label,
     or whose labels are all equal, are left out.
     """
-    known = np.isfinite(label)
-    scores, truth, days = scores[known], label[known].astype(np.float64), days[known]
-    starts = np.flatnonzero(np.diff(days, prepend=-1))
-    counts = np.diff(starts, append=len(days))
-    spread = (
-        np.maximum.reduceat(truth, starts) > np.minimum.reduceat(truth, starts) if len(starts) else counts > 0
-    )
-    told = np.repeat((counts >= _FEWEST_STOCKS) & spread, counts)
+    predicted, truth = _by_day(scores, label, days)
+    has_label = ~np.isnan(truth)
+    counts = has_label.sum(axis=1)
+    varies = np.fmax.reduce(truth, axis=1, initial=-np.inf) > np.fmin.reduce(truth, axis=1, initial=np.inf)
+    told = (counts >= _FEWEST_STOCKS) & varies
     if not told.any():
         return float("nan"), float("nan"), float("nan"), 0
-    scores, truth, days = scores[told], truth[told], days[told]
+    predicted, truth, has_label, counts = (each[told] for each in (predicted, truth, has_label, counts))
+    ranks = OrderedDays(predicted).rank(has_label)
+    ics = _correlate(predicted, truth)
+    rank_ics = _correlate(ranks, OrderedDays(truth).rank(has_label))
+    top = ranks - 1 >= (1 - _TOP) * (counts[:, None] - 1)
+    held, mean = top.sum(axis=1), np.nanmean(truth, axis=1)
+    gained = np.where(top, truth, 0.0).sum(axis=1) / np.maximum(held, 1)
+    # Where all scores are equal there is no top.
+    excess = np.where(held > 0, gained - mean, 0.0)
+    return float(ics.mean()), float(rank_ics.mean()), float(excess.mean()), len(ics)
+
+
+def _by_day(
+    scores: NDArray[np.float64], label: NDArray[np.float32], days: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores and labels of rows that have a label, shape (days, most stocks of a day); NaN beyond a day's stocks."""
+    known = np.isfinite(label)
+    scores, label, days = scores[known], label[known], days[known]
     starts = np.flatnonzero(np.diff(days, prepend=-1))
-    ics = _correlate(scores, truth, starts)
-    rank_ics = _correlate(_rank(scores, starts), _rank(truth, starts), starts)
-    return float(ics.mean()), float(rank_ics.mean()), float(_excess(scores, truth, starts).mean()), len(ics)
+    counts = np.diff(starts, append=len(days))
+    day = np.repeat(np.arange(len(starts)), counts)
+    place = np.arange(len(days)) - np.repeat(starts, counts)
+    predicted, truth = (np.full((len(starts), counts.max(initial=0)), np.nan) for _ in range(2))
+    predicted[day, place], truth[day, place] = scores, label
+    return predicted, truth
 
 
-def _correlate(
-    left: NDArray[np.float64], right: NDArray[np.float64], starts: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Correlation on each day; 0 where one does not vary. Rows of a day begin at ``starts``."""
-    counts = np.diff(starts, append=len(left))
-    left, right = (each - np.repeat(np.add.reduceat(each, starts) / counts, counts) for each in (left, right))
-    both, ours, theirs = (np.add.reduceat(product, starts) for product in (left * right, left**2, right**2))
-    size = np.sqrt(ours * theirs)
-    # Rounding leaves a remainder of what does not vary.
-    varies = size > _NO_SPREAD
-    result: NDArray[np.float64] = np.where(varies, both / np.where(varies, size, 1), 0.0)
-    return result
-
-
-def _rank(values: NDArray[np.float64], starts: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Ranks on each day; what is equal has the mean of its ranks, which are many where trees give scores."""
-    day = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
-    order = np.lexsort((values, day))
-    first = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
-    first = np.union1d(first, starts)
-    sizes = np.diff(first, append=len(values))
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat(first + (sizes - 1) / 2, sizes)
-    return ranks - np.repeat(starts, np.diff(starts, append=len(values)))
-
-
-def _excess(
-    scores: NDArray[np.float64], truth: NDArray[np.float64], starts: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Mean label of the stocks in each day's top fifth, less the day's mean; 0 where all are equal."""
-    counts = np.diff(starts, append=len(truth))
-    top = _rank(scores, starts) >= np.repeat((1 - _TOP) * (counts - 1), counts)
-    held = np.add.reduceat(top.astype(np.float64), starts)
-    gained = np.add.reduceat(np.where(top, truth, 0.0), starts)
-    mean = np.add.reduceat(truth, starts) / counts
-    result: NDArray[np.float64] = np.where(held > 0, gained / np.maximum(held, 1), mean) - mean
-    return result
+def _correlate(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlation on each day; 0 where one does not vary."""
+    return np.nan_to_num(correlate_days(left, right, _FEWEST_STOCKS))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from rdagent_sota_patch.ablation.arrays import DAYS, FEATURES
+from rdagent_sota_patch.factor_table.duplicates import MeanCorrelations
+from rdagent_sota_patch.factor_table.metrics import OrderedDays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from rdagent_sota_patch.ablation.arrays import Arrays
 
-UPSTREAMS = 0.99
-"""At which RD-Agent drops a new factor (``factor_runner.py``, ``deduplicate_new_factors``)."""
 _MOST_DAYS = 250
 _FEWEST_STOCKS = 5
 
@@ -58,8 +56,9 @@ def find_groups(
 ) -> tuple[Group, ...]:
     """Group mined factors by their correlation across stocks, plain or of ranks, on average over days.
 
-    As RD-Agent drops them: each is held against the first of every group there is, so that no chain joins what is
-    not alike. Of the signs of a correlation none matters: a tree splits at either.
+    More are alike than by RD-Agent's rule (`DUPLICATE_FROM`): of the signs of a correlation none matters, since a tree
+    splits at either, and ranks count. Each is held against the first of every group there is, so that no chain joins
+    what is not alike.
 
     Args:
         arrays: The features.
@@ -69,12 +68,9 @@ def find_groups(
     """
     names = (*alpha, *mined)
     alike = np.nan_to_num(_correlations(arrays, names)) >= correlation
-    leaders: list[int] = list(range(len(alpha)))
-    members: dict[int, list[str]] = {leader: [] for leader in leaders}
+    members: dict[int, list[str]] = {place: [] for place in range(len(alpha))}
     for place, name in enumerate(names[len(alpha) :], start=len(alpha)):
-        leader = next((leader for leader in leaders if alike[place, leader]), None)
-        if leader is None:
-            leaders.append(leader := place)
+        leader = next((each for each in members if alike[place, each]), place)
         members.setdefault(leader, []).append(name)
     return tuple(
         Group(tuple(found), names[leader] if leader < len(alpha) else None)
@@ -89,17 +85,11 @@ def _correlations(arrays: Arrays, names: Sequence[str]) -> NDArray[np.float64]:
     features, days = arrays.load(FEATURES), arrays.load(DAYS)
     edges = np.searchsorted(days, np.arange(len(arrays.days) + 1))
     chosen = np.unique(np.linspace(0, len(arrays.days) - 1, _MOST_DAYS).round().astype(int))
-    plain, ranked = [], []
+    plain, ranked = (MeanCorrelations(len(names), _FEWEST_STOCKS) for _ in range(2))
     for day in chosen:
-        frame = pd.DataFrame(
-            np.asarray(features[:, edges[day] : edges[day + 1]])[places].T.astype(np.float64)
-        )
-        frame = frame.where(np.isfinite(frame))
-        plain.append(frame.corr(min_periods=_FEWEST_STOCKS).to_numpy())
-        ranked.append(frame.rank().corr(min_periods=_FEWEST_STOCKS).to_numpy())
-    with warnings.catch_warnings():
-        # Of features that never vary.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        both = np.fmax(np.abs(np.nanmean(plain, axis=0)), np.abs(np.nanmean(ranked, axis=0)))
-    result: NDArray[np.float64] = both
-    return result
+        values = np.asarray(features[:, edges[day] : edges[day + 1]])[places].astype(np.float64)
+        values[~np.isfinite(values)] = np.nan
+        plain.add(values[:, None])
+        ranked.add(OrderedDays(values).rank(~np.isnan(values))[:, None])
+    both: NDArray[np.float64] = np.fmax(np.abs(plain.means()), np.abs(ranked.means()))
+    return both

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -118,8 +118,7 @@ def _read(path: Path) -> Iterable[Outcome]:
             raise ValueError(f"its columns are {', '.join(table.schema.names)}")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    names = [field.name for field in fields(Outcome)]
-    return (Outcome(**{name: row[name] for name in names}) for row in table.to_pylist())
+    return (Outcome(**row) for row in table.to_pylist())
 
 
 def _unreadable(path: Path, error: Exception) -> SotaError:

@@ -51,9 +51,7 @@ def prepare_window(arrays: Arrays, window: Window, recipe: Recipe, folder: Path)
     frame = _take(arrays, window.train[0], window.test[1])
     fitted_on = (arrays.days[window.train[0]], arrays.days[window.train[1] - 1])
     inferred = _apply(frame, recipe.infer, fitted_on)
-    learned = _apply(
-        _between(inferred, arrays, (window.train[0], window.valid[1])).copy(), recipe.learn, fitted_on
-    )
+    learned = _apply(_between(inferred, arrays, (window.train[0], window.valid[1])), recipe.learn, fitted_on)
     raw = frame[("label", "LABEL0")]
     for part in _PARTS:
         rows = _between(inferred if part == "test" else learned, arrays, getattr(window, part))

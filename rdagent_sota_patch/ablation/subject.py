@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,12 +14,14 @@ from rdagent_sota_patch.export.choice import choose_experiment, find_workspace_o
 from rdagent_sota_patch.export.description import describe_model, describe_order
 from rdagent_sota_patch.export.market_slice import find_provider, read_days
 from rdagent_sota_patch.export.shipped_factors import list_factors
-from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance, save_table
+from rdagent_sota_patch.factor_table.alignment import Part
+from rdagent_sota_patch.factor_table.merging import merge_tables
+from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance
 from rdagent_sota_patch.factor_table.table import read_factor_table, unchanged
 from rdagent_sota_patch.mlruns.recorder import find_recorder, parse_hint
 from rdagent_sota_patch.mlruns.trained import read_trained
 from rdagent_sota_patch.sandbox.limits import Limits
-from rdagent_sota_patch.scoring.alpha import AlphaRequest, compute_alpha
+from rdagent_sota_patch.scoring.alpha import alpha_request, compute_alpha
 from rdagent_sota_patch.scoring.features import drops_incomplete_rows, join_features, order_columns
 from rdagent_sota_patch.scoring.market_days import MarketFiles, open_market
 from rdagent_sota_patch.scoring.mined import list_mined, run_mined
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rdagent_sota_patch.ablation.arrays import Arrays
-    from rdagent_sota_patch.bundle.documents import FactorOrder, ModelMeta
+    from rdagent_sota_patch.bundle.documents import FactorOrder, ModelMeta, ShippedFactor
     from rdagent_sota_patch.bundle.opening import Bundle
     from rdagent_sota_patch.export.choice import Stage
+    from rdagent_sota_patch.export.shipped_factors import AcceptedFactor
     from rdagent_sota_patch.factor_table.table import FactorTable
     from rdagent_sota_patch.scoring.mined import Report
     from rdagent_sota_patch.sessions.records import Session
@@ -109,13 +111,7 @@ def subject_of_log(
         describe_model(trained, has_code=False),
         describe_order(choice, trained),
         read_factor_table(trained.table),
-        tuple(
-            FactorOrigin(
-                one.name, one.description, one.formulation, one.variables, one.code, _known(one.loop)
-            )
-            for one in list_factors(choice, trained.mined)
-            if one.in_table
-        ),
+        tuple(_origin(one, one.code) for one in list_factors(choice, trained.mined) if one.in_table),
         qlib_dir or find_provider(trained) or default,
     )
 
@@ -165,14 +161,7 @@ def subject_of_bundle(
         order,
         read_factor_table(path),
         tuple(
-            FactorOrigin(
-                one.name,
-                one.description,
-                one.formulation,
-                one.variables,
-                None if one.code_relpath is None else bundle.read(one.code_relpath).decode("utf-8"),
-                _known(one.loop),
-            )
+            _origin(one, None if one.code_relpath is None else bundle.read(one.code_relpath).decode("utf-8"))
             for one in bundle.factors.factors
             if one.in_table
         ),
@@ -195,8 +184,7 @@ def load_subject(subject: Subject, folder: Path, jobs: int, report: Report) -> A
         SotaError: ``cannot-write``, ``nothing-to-ablate``.
     """
     report("features", 0, 1)
-    meta, (start, end) = subject.meta, _span(subject.meta)
-    ((label, expression),) = meta.label.items()
+    ((label, expression),) = subject.meta.label.items()
     label = f"label {label}"
     if not (subject.provider / "calendars").is_dir():
         raise BundleError(
@@ -204,10 +192,11 @@ def load_subject(subject: Subject, folder: Path, jobs: int, report: Report) -> A
             f"{subject.provider}: the folder of Qlib's data, which has the label, is not there.",
             "Name it with --qlib-dir: the one with calendars, instruments and features in it.",
         )
-    first, last = f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}"
-    expressions = {feature.name: feature.expression for feature in meta.alpha} | {label: expression}
-    request = AlphaRequest(subject.provider, meta.instruments, first, last, first, expressions, (), jobs)
-    alpha = compute_alpha(request)
+    span = pd.DatetimeIndex(_span(subject.meta))
+    request = alpha_request(subject.meta, subject.provider, span, as_trained=True, jobs=jobs)
+    alpha = compute_alpha(
+        replace(request, expressions=request.expressions | {label: expression}, row_expressions=())
+    )
     days = alpha.index.get_level_values("datetime").unique()
     mined = read_days(subject.table.path, pd.DatetimeIndex(days).as_unit("ns"), subject.mined)
     _require_unchanged(subject)
@@ -226,19 +215,12 @@ def save_factors(subject: Subject, names: Sequence[str], target: Path) -> Factor
         TableError: ``table-changed``.
         SotaError: ``cannot-write``.
     """
-    coverage = subject.table.coverage
-    assert coverage is not None
-    days = pd.DatetimeIndex(coverage.days.astype("datetime64[D]")).as_unit("ns")
-    frame = read_days(subject.table.path, days, names)
     _require_unchanged(subject)
+    chosen = tuple(name for name in subject.table.names if name in names)
     known = {origin.name: origin for origin in subject.origins}
-    with TemporaryDirectory(prefix="factors-") as folder:
-        part = Path(folder) / "part.parquet"
-        _write_table(frame, part)
-        origins = tuple(known.get(name) or FactorOrigin(name) for name in map(str, frame.columns))
-        return save_table(
-            part, target, Provenance(subject.task_id, subject.loop, subject.snapshot, factors=origins)
-        )
+    origins = tuple(known.get(name) or FactorOrigin(name) for name in chosen)
+    run = Provenance(subject.task_id, subject.loop, subject.snapshot)
+    return merge_tables([Part(subject.table, chosen, origins, subject.task_id, "")], target, run=run).table
 
 
 def _span(meta: ModelMeta) -> tuple[pd.Timestamp, pd.Timestamp]:
@@ -269,8 +251,9 @@ def _require_unchanged(subject: Subject) -> None:
         )
 
 
-def _known(loop: int) -> int | None:
-    return loop if loop >= 0 else None
+def _origin(factor: AcceptedFactor | ShippedFactor, code: str | None) -> FactorOrigin:
+    loop = factor.loop if factor.loop >= 0 else None
+    return FactorOrigin(factor.name, factor.description, factor.formulation, factor.variables, code, loop)
 
 
 def _no_mined(where: Path) -> BundleError:

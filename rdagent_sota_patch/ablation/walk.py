@@ -65,8 +65,8 @@ def lay_windows(days: int, walk: Walk) -> tuple[Window, ...]:
         most = (days - first) // FEWEST_TEST_DAYS
         raise SotaError(
             "too-few-days-for-windows",
-            f"{days} days in {walk.windows} windows: the first would be trained on {max(0, shortest)} days, and one "
-            f"tested on {tested}; {_FEWEST_TRAIN_DAYS} and {FEWEST_TEST_DAYS} are the least.",
+            f"{days} days with --windows {walk.windows}: the first would be trained on {max(0, shortest)} days, and "
+            f"one tested on {tested}; {_FEWEST_TRAIN_DAYS} and {FEWEST_TEST_DAYS} are the least.",
             f"--windows {most} is the most for tests of that length."
             if shortest >= _FEWEST_TRAIN_DAYS and most
             else "Name data with more days.",

@@ -28,6 +28,7 @@ from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.cli.output import (
     EXIT_PROBLEM,
     clean,
+    count,
     err,
     find_market_data,
     out,
@@ -36,7 +37,7 @@ from rdagent_sota_patch.cli.output import (
     problem_to_plain,
 )
 from rdagent_sota_patch.errors import Problem, SotaError
-from rdagent_sota_patch.factor_table.saving import require_parquet_name
+from rdagent_sota_patch.factor_table.saving import require_writable
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
 from rdagent_sota_patch.settings import load_settings
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.scoring.mined import Report
 
 _NEEDED = ("joblib", "lightgbm", "qlib", "scipy", "statsmodels")
+_WORK = "ablation-work-"
 _COLOURS = {"helps": "green", "does not": "red", "cannot be told": "yellow"}
 _STEPS = {
     "factors": "the factors' code",
@@ -92,7 +94,7 @@ def run_ablate(files: AblateFiles, options: AblateOptions, code: CodeOptions, as
     """Ablate, print the answers or give them as JSON, and save the smallest set."""
     _require_libraries()
     if files.save is not None:
-        require_parquet_name(files.save)
+        require_writable(files.save, "Name a file in a folder of yours with --save.")
     from rdagent_sota_patch.ablation.ablating import ablate
     from rdagent_sota_patch.ablation.recipe import read_recipe
     from rdagent_sota_patch.ablation.subject import load_subject, save_factors
@@ -147,19 +149,14 @@ def _workplace(folder: Path | None) -> Iterator[tuple[Path, Path]]:
     from rdagent_sota_patch.ablation.outcomes import hold_folder
 
     if folder is None:
-        with TemporaryDirectory(prefix="ablation-") as temporary:
-            work = Path(temporary) / "work"
-            work.mkdir()
-            yield Path(temporary), work
+        with TemporaryDirectory(prefix=_WORK) as outcomes, TemporaryDirectory(prefix=_WORK) as work:
+            yield Path(outcomes), Path(work)
         return
     with hold_folder(folder):
-        work = folder / "work"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        try:
-            yield folder, work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        for abandoned in folder.glob(f"{_WORK}*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with TemporaryDirectory(prefix=_WORK, dir=folder) as work:
+            yield folder, Path(work)
 
 
 def _find_subject(files: AblateFiles, work: Path, code: CodeOptions, report: Report) -> Subject:
@@ -198,8 +195,9 @@ def _show(subject: Subject, found: Ablation) -> None:
     out.print(Text(_sentence(found), style="bold"), soft_wrap=True)
     first, last = found.windows[0].test[0], found.windows[-1].test[1] - 1
     out.print(
-        f"{clean(subject.task_id)}, loop {subject.loop}: {found.trials:,} models, {found.seeds} seeds, "
-        f"{len(found.windows)} windows, tested on {found.days[first]}…{found.days[last]}",
+        f"{clean(subject.task_id)}, loop {subject.loop}: {count(found.trials, 'model')}, "
+        f"{count(found.seeds, 'seed')}, {count(len(found.windows), 'window')}, "
+        f"tested on {found.days[first]}…{found.days[last]}",
         style="dim",
         highlight=False,
         soft_wrap=True,
@@ -220,12 +218,17 @@ def _show(subject: Subject, found: Ablation) -> None:
 def _sentence(found: Ablation) -> str:
     helping = sum(earned.verdict == "helps" for earned in found.factors)
     factors = sum(len(earned.group.members) for earned in found.factors)
-    said = f"Of {factors} mined factors, {helping} {'is' if helping == 1 else 'are'} shown to help"
+    said = f"Of {count(factors, 'mined factor')}, {helping} {_be(helping)} shown to help"
     if found.smallest is None:
         return f"{said}."
     if not found.smallest:
         return f"{said}; without any the models are as good."
-    return f"{said}; as good as all are {len(found.smallest)}: {clean(', '.join(found.smallest))}."
+    kept = len(found.smallest)
+    return f"{said}; as good as all {_be(kept)} {kept}: {clean(', '.join(found.smallest))}."
+
+
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _row(earned: Earned, windows: int) -> tuple[Text | str, ...]:

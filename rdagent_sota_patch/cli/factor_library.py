@@ -18,6 +18,7 @@ from rdagent_sota_patch.cli.output import (
     DataOption,
     JsonOption,
     clean,
+    count,
     find_market_data,
     out,
     print_json,
@@ -161,13 +162,13 @@ def library_use(
 ) -> None:
     """Write factors of the library to a factor file, which LOAD_SOTA_FACTORS takes."""
     from rdagent_sota_patch.cli.save import merged_to_plain, show_merged
-    from rdagent_sota_patch.factor_library.entries import find_factor
+    from rdagent_sota_patch.factor_library.entries import find_factors
     from rdagent_sota_patch.factor_library.shelving import use_factors
     from rdagent_sota_patch.factor_table.saving import require_parquet_name
 
     require_parquet_name(target)
     place = _place(folder)
-    found = {each.id: each for each in (find_factor(place, wanted) for wanted in factors)}
+    found = {each.id: each for each in find_factors(place, factors)}
     merged = use_factors(place, list(found.values()), target)
     if as_json:
         print_json({**merged_to_plain(merged), "ids": list(found)})
@@ -281,8 +282,8 @@ def _added_to_plain(source: Source, added: Iterable[Added], findings: Findings) 
 def _show_added(source: Source, added: list[Added], findings: Findings, place: Path) -> None:
     counts = {change: sum(each.change == change for each in added) for change in ("new", "updated", "there")}
     out.print(
-        f"{clean(source.task_id)}: {counts['new']} factors added, {counts['updated']} updated, {counts['there']} there "
-        f"already → {clean(place)}",
+        f"{clean(source.task_id)}: {count(counts['new'], 'factor')} added, {counts['updated']} updated, "
+        f"{counts['there']} there already → {clean(place)}",
         markup=False,
         soft_wrap=True,
     )
@@ -292,7 +293,7 @@ def _show_added(source: Source, added: list[Added], findings: Findings, place: P
 
 def _show_list(factors: list[LibraryFactor], total: int, place: Path) -> None:
     if not factors:
-        out.print(f"None of the {total} factors in {clean(place)}.", markup=False, soft_wrap=True)
+        out.print(f"None of {count(total, 'factor')} in {clean(place)}.", markup=False, soft_wrap=True)
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("hash", "name", "IC", "Rank IC", "ICIR", "cover", "days", "audit", "runs"):
@@ -316,7 +317,7 @@ def _show_list(factors: list[LibraryFactor], total: int, place: Path) -> None:
             str(len(factor.lineage)),
         )
     out.print(table)
-    out.print(f"{len(factors)} of {total} factors in {clean(place)}.", style="dim", markup=False)
+    out.print(f"{len(factors)} of {count(total, 'factor')} in {clean(place)}.", style="dim", markup=False)
 
 
 _COLOURS = {"causal": "green", "sees the future": "red", "not judged": "yellow"}
@@ -335,7 +336,7 @@ def _show(factor: LibraryFactor) -> None:
         "description": factor.description,
         "formula": factor.formulation,
         "variables": "; ".join(f"{name}: {text}" for name, text in factor.variables.items()),
-        "values": f"{factor.rows:,} rows, {factor.start}…{factor.end}, {factor.instruments} stocks",
+        "values": f"{count(factor.rows, 'row')}, {factor.start}…{factor.end}, {count(factor.instruments, 'stock')}",
         "audit": factor.verdict,
         "returns": factor.figures_from,
         **_figures(factor),

@@ -67,6 +67,11 @@ def clean(text: object) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(text))
 
 
+def count(number: int, noun: str) -> str:
+    """So many of them in words: ``1 factor``, ``1,200 factors``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def find_market_data() -> Path | None:
     """The data folder that this project's RD-Agent gives to factor code; None where it has no ``daily_pv.h5``."""
     folder = os.environ.get("FACTOR_CoSTEER_DATA_FOLDER")  # noqa: SIM112 - so RD-Agent spells it

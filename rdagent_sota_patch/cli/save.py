@@ -6,7 +6,8 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rdagent_sota_patch.cli.output import clean, out, print_json, print_problems, problem_to_plain
+from rdagent_sota_patch.cli.output import clean, count, out, print_json, print_problems, problem_to_plain
+from rdagent_sota_patch.factor_table.duplicates import DUPLICATE_FROM
 from rdagent_sota_patch.factor_table.saving import require_parquet_name, save_source, save_sources
 from rdagent_sota_patch.factor_table.sources import source_of
 from rdagent_sota_patch.sessions.logs import find_log, log_roots
@@ -31,7 +32,7 @@ def run_save(logs: Sequence[Path], target: Path, as_json: bool) -> None:
             {"task_id": source.task_id, "log": str(source.path), "loop": source.loop} for source, _ in found
         ]
         if as_json:
-            print_json({**merged_to_plain(merged), "loop": None, "runs": _count(runs, merged)})
+            print_json({**merged_to_plain(merged), "loop": None, "runs": _add_shares(runs, merged)})
         else:
             show_merged(merged)
         return
@@ -41,8 +42,8 @@ def run_save(logs: Sequence[Path], target: Path, as_json: bool) -> None:
         print_json({**table_to_plain(table), "loop": source.loop})
         return
     out.print(
-        f"{len(table.names)} factors of loop {source.loop}: {clean(', '.join(table.names))}\n"
-        f"{table.rows:,} rows, {table.start}…{table.end} → {clean(target)}",
+        f"{count(len(table.names), 'factor')} of loop {source.loop}: {clean(', '.join(table.names))}\n"
+        f"{count(table.rows, 'row')}, {table.start}…{table.end} → {clean(target)}",
         markup=False,
         soft_wrap=True,
     )
@@ -85,8 +86,8 @@ def show_merged(merged: Merged, *, every_part: bool = True) -> None:
     """Print what a merged factor file has, and what became of the rest; of parts, all or those that lack rows."""
     table = merged.table
     lines = [
-        f"{len(table.names)} factors: {', '.join(table.names)}",
-        f"{table.rows:,} rows, {table.start}…{table.end} → {table.path}",
+        f"{count(len(table.names), 'factor')}: {', '.join(table.names)}",
+        f"{count(table.rows, 'row')}, {table.start}…{table.end} → {table.path}",
         *_describe_shares(merged, every_part=every_part),
         *(
             f"{origin.renamed_from} of {label} is called {origin.name} here: another factor has its name."
@@ -99,7 +100,7 @@ def show_merged(merged: Merged, *, every_part: bool = True) -> None:
     print_problems(merged.notices, style="yellow", mark="!")
 
 
-def _count(runs: list[dict[str, Any]], merged: Merged) -> list[dict[str, Any]]:
+def _add_shares(runs: list[dict[str, Any]], merged: Merged) -> list[dict[str, Any]]:
     return [
         {
             **run,
@@ -119,9 +120,8 @@ def _describe_shares(merged: Merged, *, every_part: bool) -> Iterator[str]:
         if not lacking and not every_part:
             continue
         own = f", {share.alone:,} of them in no other" if share.alone else ""
-        rest = f"; its factors are missing in the {lacking:,} others" if lacking and factors else ""
-        counted = "1 factor" if factors == 1 else f"{factors} factors"
-        yield f"{share.label}: {counted}, {share.rows:,} rows{own}{rest}."
+        rest = f"; its factors are missing in the {count(lacking, 'other')}" if lacking and factors else ""
+        yield f"{share.label}: {count(factors, 'factor')}, {count(share.rows, 'row')}{own}{rest}."
 
 
 def _describe_reason(each: LeftOut) -> str:
@@ -129,4 +129,7 @@ def _describe_reason(each: LeftOut) -> str:
         return f"{each.like} has the same name and the same values"
     if each.correlation is None:
         return "it has no correlation with any other on any day, and RD-Agent's rule keeps none such"
-    return f"its correlation with {each.like} is {each.correlation:.4f}, and RD-Agent's rule keeps what is below 0.99"
+    return (
+        f"its correlation with {each.like} is {each.correlation:.4f}, and RD-Agent's rule keeps what is below "
+        f"{DUPLICATE_FROM}"
+    )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -189,12 +190,31 @@ def find_factor(folder: Path, wanted: str) -> LibraryFactor:
     Raises:
         SotaError: ``library-no-such-factor``, ``library-ambiguous``, ``library-not-found``, ``library-damaged``.
     """
-    ids = _list_ids(folder)
+    (found,) = find_factors(folder, [wanted])
+    return found
+
+
+def find_factors(folder: Path, wanted: Iterable[str]) -> list[LibraryFactor]:
+    """Several such factors; for names every document is read, once for all of them.
+
+    Raises:
+        SotaError: As `find_factor`.
+    """
+    ids, read = _list_ids(folder), cache(partial(read_library, folder))
+    return [_find(folder, each, ids, read) for each in wanted]
+
+
+def _find(
+    folder: Path,
+    wanted: str,
+    ids: Sequence[str],
+    read: Callable[[], tuple[list[LibraryFactor], list[Problem]]],
+) -> LibraryFactor:
     if len(wanted) >= _FEWEST and set(wanted) <= _HASH:
         found = [each for each in ids if each.startswith(wanted)]
         if len(found) == 1:
             return read_factor(folder, found[0])
-    factors, problems = read_library(folder)
+    factors, problems = read()
     named = [factor for factor in factors if wanted in {each.name for each in factor.lineage}]
     named = named or [factor for factor in factors if len(wanted) >= _FEWEST and factor.id.startswith(wanted)]
     if len(named) == 1:
@@ -206,7 +226,7 @@ def find_factor(folder: Path, wanted: str) -> LibraryFactor:
             f"{len(named)} factors of {folder} are called {wanted}: {listed}.",
             "Name the one that is meant by its hash.",
         )
-    unread = f" {len(problems)} documents cannot be read." if problems else ""
+    unread = f" Documents that cannot be read: {len(problems)}." if problems else ""
     raise SotaError(
         "library-no-such-factor",
         f"{folder} has no factor with the name or hash {wanted}.{unread}",

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.atomic import write_text_atomically
-from rdagent_sota_patch.errors import SotaError, SourceError
+from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.factor_library.entries import (
     SHORT,
     VALUE,
@@ -24,9 +24,11 @@ from rdagent_sota_patch.factor_library.entries import (
     values_path,
     weigh,
 )
-from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
+from rdagent_sota_patch.factor_table.alignment import Part
+from rdagent_sota_patch.factor_table.canonical import as_canonical
+from rdagent_sota_patch.factor_table.merging import Merged, merge_tables
 from rdagent_sota_patch.factor_table.provenance import FactorOrigin
-from rdagent_sota_patch.factor_table.saving import trace_factors
+from rdagent_sota_patch.factor_table.saving import require_log, trace_factors
 from rdagent_sota_patch.factor_table.table import fingerprint_factors, read_factor_table
 
 if sys.platform != "win32":
@@ -81,17 +83,17 @@ def add_factors(folder: Path, source: Source, path: Path, findings: Findings) ->
     Raises:
         SotaError: The table cannot be used, ``library-damaged``, ``cannot-write``.
     """
-    table = read_factor_table(path)
-    fingerprints = fingerprint_factors(table, VALUE)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
     added = []
-    for column, origin in zip(table.names, trace_factors(source, table.names), strict=True):
-        factor = _describe(source, table, origin, fingerprints[column], findings)
-        with _locked(folder):
-            added.append(_add(folder, factor, Part(table, (column,), (FactorOrigin(VALUE),), column, "")))
+    with as_canonical(read_factor_table(path)) as table:
+        fingerprints = fingerprint_factors(table, VALUE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        for column, origin in zip(table.names, trace_factors(source, table.names), strict=True):
+            factor = _describe(source, table, origin, fingerprints[column], findings)
+            with _locked(folder):
+                added.append(_add(folder, factor, Part(table, (column,), (FactorOrigin(VALUE),), column, "")))
     return added
 
 
@@ -158,9 +160,7 @@ def _is_same_run(one: Lineage, other: Lineage) -> bool:
 def _describe(
     source: Source, table: FactorTable, origin: FactorOrigin, fingerprint: str, findings: Findings
 ) -> LibraryFactor:
-    if source.session is None or source.experiment is None:
-        raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
-    session = source.session
+    session, experiment = require_log(source)
     # Code that is no text (lone surrogates) has a hash, and no JSON can hold it.
     code = origin.code if origin.code is None or _plain(origin.code) == origin.code else None
     lineage = Lineage(
@@ -169,7 +169,7 @@ def _describe(
         snapshot=_plain(session.snapshot),
         name=_plain(origin.name),
         loop=origin.loop,
-        accepted_loop=source.experiment.loop,
+        accepted_loop=experiment.loop,
         workspace=None if origin.workspace is None else _plain(origin.workspace),
         ended_utc=None if session.ended is None else session.ended.isoformat(),
         added_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -22,7 +23,6 @@ from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -108,6 +108,21 @@ def write_canonical(source: Path, target: Path) -> FactorTable:
         return rewrite_table(table, target, {})
     copy_table(source, target, durable=True)
     return _require_same(read_factor_table(target), table)
+
+
+@contextmanager
+def as_canonical(table: FactorTable) -> Iterator[FactorTable]:
+    """The table in RD-Agent's layout, so that it can be read from its first row to its last: itself, or a copy.
+
+    Raises:
+        TableError: It was changed meanwhile, or cannot be read any more.
+        SotaError: ``cannot-write``.
+    """
+    if table.canonical:
+        yield table
+        return
+    with tempfile.TemporaryDirectory(prefix="rdagent-sota-") as folder:
+        yield rewrite_table(table, Path(folder) / "table.parquet", {})
 
 
 def rewrite_table(table: FactorTable, target: Path, metadata: Mapping[bytes, bytes]) -> FactorTable:

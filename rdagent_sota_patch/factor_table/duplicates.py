@@ -27,10 +27,12 @@ class MeanCorrelations:
 
     As ``deduplicate_new_factors`` computes it (``rdagent/scenarios/qlib/developer/factor_runner.py``): on each day
     Pearson's correlation over the stocks that have both, signed; the mean is over the days on which there is one. A day
-    on which either of them is constant has none, and neither has one with fewer than two such stocks.
+    on which either of them is constant has none, and neither has one with fewer than ``fewest`` such stocks, which is
+    2 there.
     """
 
-    def __init__(self, factors: int) -> None:
+    def __init__(self, factors: int, fewest: int = 2) -> None:
+        self._fewest = fewest
         self._sum = np.zeros((factors, factors))
         self._days = np.zeros((factors, factors), np.int64)
 
@@ -40,7 +42,7 @@ class MeanCorrelations:
         Args:
             values: Shape (factors, days, stocks); NaN for none.
         """
-        found = _correlate(values)
+        found = _correlate(values, self._fewest)
         self._sum += np.nansum(found, axis=0)
         self._days += np.isfinite(found).sum(axis=0)
 
@@ -50,7 +52,7 @@ class MeanCorrelations:
             return self._sum / self._days
 
 
-def _correlate(values: Cube) -> Cube:
+def _correlate(values: Cube, fewest: int) -> Cube:
     """Every pair's correlation on each day, shape (days, factors, factors)."""
     centred, known = _center(values.transpose(1, 0, 2))
     across = known.transpose(0, 2, 1)
@@ -62,12 +64,12 @@ def _correlate(values: Cube) -> Cube:
         spread = squares - total**2 / count
         other = spread.transpose(0, 2, 1)
         found = (products - total * total.transpose(0, 2, 1) / count) / np.sqrt(spread * other)
-    found[~((count >= 2) & (spread > 0) & (other > 0))] = np.nan
-    doubtful = (count >= 2) & (spread < _DOUBTFUL * squares)
+    found[~((count >= fewest) & (spread > 0) & (other > 0))] = np.nan
+    doubtful = (count >= fewest) & (spread < _DOUBTFUL * squares)
     doubtful |= doubtful.transpose(0, 2, 1)
     for left, right in np.argwhere(doubtful.any(axis=0)):
         days = doubtful[:, left, right]
-        found[days, left, right] = correlate_days(values[left, days], values[right, days], fewest=2)
+        found[days, left, right] = correlate_days(values[left, days], values[right, days], fewest)
     clipped: Cube = found.clip(-1, 1)
     return clipped
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,49 +12,31 @@ import pyarrow as pa
 
 from rdagent_sota_patch.atomic import replace_atomically
 from rdagent_sota_patch.errors import Problem, TableError
-from rdagent_sota_patch.factor_table.canonical import write_canonical, write_rows
+from rdagent_sota_patch.factor_table.alignment import (
+    AlignedColumns,
+    Alignment,
+    Part,
+    Share,
+    align,
+    iterate_blocks,
+    table_changed,
+)
+from rdagent_sota_patch.factor_table.canonical import as_canonical, write_rows
 from rdagent_sota_patch.factor_table.duplicates import DUPLICATE_FROM, MeanCorrelations
 from rdagent_sota_patch.factor_table.fingerprint import join_fingerprint, normalize
 from rdagent_sota_patch.factor_table.provenance import Provenance, as_metadata
-from rdagent_sota_patch.factor_table.reading import iterate_batches, open_parquet
-from rdagent_sota_patch.factor_table.rows import RowIndex, read_rows
+from rdagent_sota_patch.factor_table.reading import open_parquet
 from rdagent_sota_patch.factor_table.schema import FactorColumn, parse_schema
 from rdagent_sota_patch.factor_table.table import read_factor_table, unchanged
-from rdagent_sota_patch.factor_table.universe import suggest_spellings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from rdagent_sota_patch.factor_table.provenance import FactorOrigin
     from rdagent_sota_patch.factor_table.table import FactorTable
-
-LEAST_SHARED = 0.05
-"""Of the smaller table's rows: with fewer in common, two tables are hardly of one market."""
-
-_BLOCK_BYTES = 8 << 20
-_SPARSER = 0.5
-_SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """What one run gives to a merged table.
-
-    Attributes:
-        table: Its factor table, which is only read.
-        columns: Those of its factors that are meant, in any order.
-        origins: What is known of each, with the name that it is to have.
-        label: What the run is called in messages.
-        suffix: What tells its factors apart from others of the same name.
-    """
-
-    table: FactorTable
-    columns: tuple[str, ...]
-    origins: tuple[FactorOrigin, ...]
-    label: str
-    suffix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +58,6 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What a run has of the merged table's rows; in the others its factors are missing.
-
-    Attributes:
-        rows: Rows of its table.
-        alone: Rows that no other run has.
-    """
-
-    label: str
-    rows: int
-    alone: int
-
-
-@dataclass(frozen=True, slots=True)
 class Merged:
     """A merged table, and what became of the parts.
 
@@ -111,15 +75,6 @@ class Merged:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Alignment:
-    """The merged rows, and where each part's are among them; None for a part that has every row."""
-
-    index: RowIndex
-    places: tuple[NDArray[np.int64] | None, ...]
-    shares: tuple[Share, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
     """One factor of one part, and the digest of its values in the merged rows."""
 
@@ -129,33 +84,34 @@ class _Candidate:
     digest: bytes
 
 
-def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True) -> Merged:
+def merge_tables(
+    parts: Sequence[Part], target: Path, *, described: bool = True, run: Provenance | None = None
+) -> Merged:
     """Write the factors of several tables to ``target``, atomically and in RD-Agent's layout.
 
     A row is there if any part has it. A factor of a later part is left out if RD-Agent's rule would have left it out
     where the factors of the parts before it are accepted already (``factor_runner.py``,
     ``deduplicate_new_factors``), or if it has an earlier one's name and values. Memory is a fraction of the tables':
-    their index, and some days of all values. What was written is read back and compared before it takes the target's
-    place.
+    their index, and some days of all values; those of very many tables wait in a scratch file. What was written is
+    read back and compared before it takes the target's place.
 
     Args:
         parts: One or more; the order matters.
         target: The file; replaced if it exists.
         described: Whether the footer says where each factor comes from.
+        run: What it says of the run that all parts are of; None for several runs.
 
     Raises:
         TableError: ``tables-do-not-overlap``, or a part cannot be used or was changed meanwhile.
         SotaError: ``cannot-write``.
     """
     with ExitStack() as stack:
-        parts = [_in_order(part, stack) for part in parts]
-        alignment, notices = _align(parts)
+        parts = [replace(part, table=stack.enter_context(as_canonical(part.table))) for part in parts]
+        alignment, notices = align(parts)
         candidates, means, same = _compare(parts, alignment)
         kept, left_out = _choose(parts, candidates, means, same)
-        table = _write(parts, alignment, kept, target, described=described)
-        for part in parts:
-            if not unchanged(part.table):
-                raise _changed(part)
+        about = (run or Provenance("", None)) if described else None
+        table = _write(parts, alignment, kept, target, about)
     return Merged(
         table,
         tuple(each.origin for each in kept),
@@ -166,174 +122,8 @@ def merge_tables(parts: Sequence[Part], target: Path, *, described: bool = True)
     )
 
 
-def _in_order(part: Part, stack: ExitStack) -> Part:
-    """The part with its table as RD-Agent writes it: sorted, so that it can be read from its first row to its last."""
-    if part.table.canonical:
-        return part
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rdagent-sota-"))
-    return replace(part, table=write_canonical(part.table.path, Path(folder) / "table.parquet"))
-
-
-def _align(parts: Sequence[Part]) -> tuple[_Alignment, list[Problem]]:
-    distinct: list[RowIndex] = []
-    which = [_note_index(_read_index(part), distinct) for part in parts]
-    names = tuple(sorted(set().union(*(index.instruments for index in distinct))))
-    ranks = {name: rank for rank, name in enumerate(names)}
-    keys = []
-    for index in distinct:
-        own = np.array([ranks[name] for name in index.instruments], np.int64)
-        keys.append(index.days * np.int64(len(names)) + own[index.codes])
-    rows: NDArray[np.int64] = reduce(np.union1d, keys[1:], keys[0])
-    days, codes = np.divmod(rows, len(names))
-    found = [None if len(key) == len(rows) else np.searchsorted(rows, key) for key in keys]
-    indexes, places = [distinct[each] for each in which], tuple(found[each] for each in which)
-    notices = [*_require_overlap(parts, indexes, places, len(rows))]
-    having = np.zeros(len(rows), np.int32)
-    for each in places:
-        having[slice(None) if each is None else each] += 1
-    shares = tuple(
-        Share(part.label, part.table.rows, int((having[slice(None) if each is None else each] == 1).sum()))
-        for part, each in zip(parts, places, strict=True)
-    )
-    return _Alignment(
-        RowIndex(days.astype(np.int32), codes.astype(np.int32), names, None), places, shares
-    ), notices
-
-
-def _read_index(part: Part) -> RowIndex:
-    path = part.table.path
-    with open_parquet(path) as file:
-        schema = parse_schema(file, path)
-    if schema.problems:
-        raise TableError.of(schema.problems)
-    return read_rows(path, schema)
-
-
-def _note_index(index: RowIndex, distinct: list[RowIndex]) -> int:
-    """Where an index is among those that were read; many tables of one market have one, and it is kept once."""
-    for place, known in enumerate(distinct):
-        if (
-            known.instruments == index.instruments
-            and np.array_equal(known.days, index.days)
-            and np.array_equal(known.codes, index.codes)
-        ):
-            return place
-    distinct.append(index)
-    return len(distinct) - 1
-
-
-def _require_overlap(
-    parts: Sequence[Part],
-    indexes: Sequence[RowIndex],
-    places: Sequence[NDArray[np.int64] | None],
-    rows: int,
-) -> Iterator[Problem]:
-    """Refuse a part that hardly shares a row with those before it; tell of one of another frequency."""
-    before = np.zeros(rows, bool)
-    for number, (part, index, each) in enumerate(zip(parts, indexes, places, strict=True)):
-        own = slice(None) if each is None else each
-        if number:
-            shared, smaller = int(before[own].sum()), min(part.table.rows, int(before.sum()))
-            if shared < LEAST_SHARED * smaller:
-                raise _apart(parts[0], indexes[0], part, index, shared)
-            yield from _compare_frequency(parts[0], indexes[0], part, index)
-        before[own] = True
-
-
-def _apart(first: Part, its: RowIndex, other: Part, own: RowIndex, shared: int) -> TableError:
-    common = len(set(its.instruments) & set(own.instruments))
-    meant = suggest_spellings(own.instruments[:1000], its.instruments) if not common else {}
-    spelled = (
-        f" {next(iter(meant))} is probably {next(iter(meant.values()))}: one spelling is needed."
-        if meant
-        else ""
-    )
-    return TableError(
-        "tables-do-not-overlap",
-        f"{other.label} ({own.start}…{own.end}, {len(own.instruments)} stocks such as "
-        f"{', '.join(own.instruments[:_SHOWN])}) has {shared:,} rows in common with what is before it: {first.label} "
-        f"({its.start}…{its.end}, {len(its.instruments)} stocks such as {', '.join(its.instruments[:_SHOWN])}); "
-        f"{common} stocks are in both.{spelled}",
-        "Runs can be put together that share market and dates; take these apart, or run one of them again on the "
-        "other's data.",
-    )
-
-
-def _compare_frequency(first: Part, its: RowIndex, other: Part, own: RowIndex) -> Iterator[Problem]:
-    days = [np.unique(index.days) for index in (its, own)]
-    start, end = max(each[0] for each in days), min(each[-1] for each in days)
-    inside = [int(((each >= start) & (each <= end)).sum()) for each in days]
-    if min(inside) < _SPARSER * max(inside):
-        yield Problem(
-            "tables-differ-in-frequency",
-            f"Between the first and last day that they share, {first.label} has {inside[0]:,} days and {other.label} "
-            f"{inside[1]:,}. On the days that one lacks, its factors are missing.",
-            "Check that both are daily; a model takes what is missing for a zero or the mean, by its processors.",
-        )
-
-
-class _Stream:
-    """Columns of a sorted table, read once from its first row to its last."""
-
-    def __init__(self, file: Any, part: Part, columns: Sequence[FactorColumn]) -> None:
-        self._part = part
-        self._fields = [column.field for column in columns]
-        self._batches = iterate_batches(file, part.table.path, self._fields)
-        self._batch: Any = None
-        self._done = 0
-
-    def take(self, count: int) -> list[NDArray[Any]]:
-        """The next rows of each column."""
-        pieces: list[list[NDArray[Any]]] = [[np.empty(0)] for _ in self._fields]
-        while count:
-            if self._batch is None or self._done == self._batch.num_rows:
-                self._batch, self._done = next(self._batches, None), 0
-                if self._batch is None:
-                    raise _changed(self._part)
-            step = min(count, self._batch.num_rows - self._done)
-            for field, kept in zip(self._fields, pieces, strict=True):
-                array = self._batch.column(self._batch.schema.get_field_index(field))
-                kept.append(array.slice(self._done, step).to_numpy(zero_copy_only=False))
-            self._done += step
-            count -= step
-        return [np.concatenate(each) for each in pieces]
-
-
-class _Aligned:
-    """Columns of all parts in the merged rows, read once from the first to the last."""
-
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        alignment: _Alignment,
-        columns: Sequence[Sequence[FactorColumn]],
-        stack: ExitStack,
-    ) -> None:
-        self._count = sum(map(len, columns))
-        self._streams = [
-            (_Stream(stack.enter_context(open_parquet(part.table.path)), part, chosen), places)
-            for part, chosen, places in zip(parts, columns, alignment.places, strict=True)
-            if chosen
-        ]
-
-    def read(self, start: int, stop: int) -> NDArray[np.float64]:
-        """The values in rows ``start`` to ``stop``, shape (columns, rows); NaN where a part has no such row."""
-        values = np.full((self._count, stop - start), np.nan)
-        row = 0
-        for stream, places in self._streams:
-            own: slice | NDArray[np.int64] = slice(None)
-            count = stop - start
-            if places is not None:
-                first, last = np.searchsorted(places, [start, stop])
-                own, count = places[first:last] - start, int(last - first)
-            for array in stream.take(count):
-                values[row, own] = array
-                row += 1
-        return values
-
-
 def _compare(
-    parts: Sequence[Part], alignment: _Alignment
+    parts: Sequence[Part], alignment: Alignment
 ) -> tuple[list[_Candidate], NDArray[np.float64], dict[tuple[int, int], bool]]:
     """Every factor, the pairs' mean correlations, and which pairs of one name have the same values."""
     columns = [_find_columns(part) for part in parts]
@@ -350,8 +140,8 @@ def _compare(
     means = MeanCorrelations(len(owners))
     index = alignment.index
     with ExitStack() as stack:
-        aligned = _Aligned(parts, alignment, columns, stack)
-        for start, stop in _blocks(index, len(owners)):
+        aligned = AlignedColumns(parts, alignment, columns, stack)
+        for start, stop in iterate_blocks(index, len(owners)):
             values = aligned.read(start, stop)
             for digest, each in zip(digests, values, strict=True):
                 digest.update(normalize(each)[0].data)
@@ -373,16 +163,8 @@ def _find_columns(part: Part) -> list[FactorColumn]:
     with open_parquet(part.table.path) as file:
         by_name = {column.name: column for column in parse_schema(file, part.table.path).columns}
     if not set(part.columns) <= by_name.keys():
-        raise _changed(part)
+        raise table_changed(part)
     return [by_name[name] for name in part.columns]
-
-
-def _blocks(index: RowIndex, factors: int) -> Iterator[tuple[int, int]]:
-    """Rows of whole days, as many as fit into memory for each stock that there is."""
-    days = max(1, _BLOCK_BYTES // (8 * factors * len(index.instruments)))
-    starts = np.flatnonzero(np.diff(index.days, prepend=index.days[0] - 1))
-    edges = [*starts[::days].tolist(), len(index.days)]
-    yield from pairwise(edges)
 
 
 def _by_day(values: NDArray[np.float64], days: NDArray[np.int32], codes: NDArray[np.int32]) -> Any:
@@ -458,19 +240,20 @@ def _name_apart(candidate: _Candidate, suffix: str, taken: set[str]) -> _Candida
 
 def _write(
     parts: Sequence[Part],
-    alignment: _Alignment,
+    alignment: Alignment,
     kept: Sequence[_Candidate],
     target: Path,
-    *,
-    described: bool,
+    about: Provenance | None,
 ) -> FactorTable:
     fingerprint = join_fingerprint(alignment.index, {each.origin.name: each.digest for each in kept})
-    provenance = Provenance("", None, factors=tuple(each.origin for each in kept), fingerprint=fingerprint)
-    metadata = as_metadata(provenance, target) if described else {}
-    types = {each.origin.name: _type_of(each.column) for each in kept}
+    metadata: Mapping[bytes, bytes] = {}
+    if about is not None:
+        origins = tuple(each.origin for each in kept)
+        metadata = as_metadata(replace(about, factors=origins, fingerprint=fingerprint), target)
+    types = {each.origin.name: _type_of(each.column, alone=len(parts) == 1) for each in kept}
     chosen = [[each.column for each in kept if each.part == number] for number in range(len(parts))]
     with ExitStack() as stack:
-        aligned = _Aligned(parts, alignment, chosen, stack)
+        aligned = AlignedColumns(parts, alignment, chosen, stack)
         temporary = stack.enter_context(replace_atomically(target))
 
         def read(start: int, stop: int) -> Iterator[NDArray[Any]]:
@@ -485,20 +268,18 @@ def _write(
                 f"What was written for {target} is not what was read: a table was changed meanwhile.",
                 "Wait until the program that writes it is done, and try again.",
             )
+        for part in parts:
+            if not unchanged(part.table):
+                raise table_changed(part)
         size = temporary.stat()
     # Renaming changes neither size nor time of change.
     return replace(written, path=target, stat=(size.st_size, size.st_mtime_ns))
 
 
-def _type_of(column: FactorColumn) -> np.dtype[Any]:
-    """A column keeps its precision; whole numbers become floats, since rows may be missing."""
+def _type_of(column: FactorColumn, *, alone: bool) -> np.dtype[Any]:
+    """A column keeps its precision; whole numbers become floats where rows may be missing."""
+    if alone and pa.types.is_integer(column.type):
+        whole: np.dtype[Any] = np.dtype(column.type.to_pandas_dtype())
+        return whole
     narrow = pa.types.is_float32(column.type) or pa.types.is_float16(column.type)
     return np.dtype(np.float32 if narrow else np.float64)
-
-
-def _changed(part: Part) -> TableError:
-    return TableError(
-        "table-changed",
-        f"{part.table.path} was changed while it was being read.",
-        "Wait until the program that writes it is done, and try again.",
-    )

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdagent_sota_patch.errors import SettingsError, SourceError
-from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
+from rdagent_sota_patch.factor_table.alignment import Part
+from rdagent_sota_patch.factor_table.merging import Merged, merge_tables
 from rdagent_sota_patch.factor_table.provenance import Provenance, save_table
 from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
 from rdagent_sota_patch.hashing import hash_text
@@ -32,7 +33,7 @@ def save_source(source: Source, table: Path, target: Path) -> FactorTable:
     Raises:
         SotaError: The table cannot be used, or the file not written.
     """
-    session, experiment = _require_log(source)
+    session, experiment = require_log(source)
     read = read_factor_table(table)
     return save_table(
         read,
@@ -61,7 +62,7 @@ def save_sources(sources: Sequence[tuple[Source, Path]], target: Path) -> Merged
     """
     parts = []
     for number, (source, path) in enumerate(sources, start=1):
-        session, _ = _require_log(source)
+        session, _ = require_log(source)
         table = read_factor_table(path)
         origins = trace_factors(source, table.names)
         parts.append(Part(table, table.names, origins, f"run {number}, {session.task_id}", f"run{number}"))
@@ -70,7 +71,7 @@ def save_sources(sources: Sequence[tuple[Source, Path]], target: Path) -> Merged
 
 def trace_factors(source: Source, names: Sequence[str]) -> tuple[FactorOrigin, ...]:
     """What is known of each column of a run's table, with the run, the factor's workspace and its code's hash."""
-    session, experiment = _require_log(source)
+    session, experiment = require_log(source)
     workspaces = {record.loop: record.workspace for record in (*experiment.based_on, experiment)}
 
     def trace(origin: FactorOrigin) -> FactorOrigin:
@@ -85,7 +86,12 @@ def trace_factors(source: Source, names: Sequence[str]) -> tuple[FactorOrigin, .
     return tuple(map(trace, source.describe_factors(names)))
 
 
-def _require_log(source: Source) -> tuple[Session, ExperimentRecord]:
+def require_log(source: Source) -> tuple[Session, ExperimentRecord]:
+    """The session and the accepted experiment of a source that is a run's log.
+
+    Raises:
+        SourceError: ``not-a-log``.
+    """
     if source.session is None or source.experiment is None:
         raise SourceError("not-a-log", f"{source.path} is not a run's log.", "Name the log folder of a run.")
     return source.session, source.experiment
@@ -109,8 +115,14 @@ def require_parquet_name(target: Path) -> None:
         )
 
 
-def require_writable(target: Path) -> None:
+def require_writable(
+    target: Path, hint: str = "SAVE_SOTA_FACTORS is on: set SOTA_FACTORS_PATH to a file in a folder of yours."
+) -> None:
     """Make sure that a factor file can be written, before the work that ends in it.
+
+    Args:
+        target: The file.
+        hint: What to do where it cannot.
 
     Raises:
         SettingsError: ``unknown-format``, or its folder does not exist or must not be written to.
@@ -120,7 +132,6 @@ def require_writable(target: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise SettingsError(
             "cannot-write",
-            f"SAVE_SOTA_FACTORS is on, but {target} cannot be written: {folder} is not a folder that can be "
-            "written to.",
-            "Set SOTA_FACTORS_PATH to a file in a folder of yours.",
+            f"{target} cannot be written: {folder} is not a folder that can be written to.",
+            hint,
         )

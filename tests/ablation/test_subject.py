@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from rdagent_sota_patch.ablation.subject import Subject, load_subject, save_fact
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.factor_table.provenance import read_provenance
 from rdagent_sota_patch.factor_table.table import read_factor_table
+from rdagent_sota_patch.scoring.alpha import AlphaRequest
 from tests.export.made_run import ORDER, TABLE, MadeRun, make_run
 
 
@@ -66,6 +68,30 @@ def test_qlibs_data_is_not_there(subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(SotaError, match="--qlib-dir") as error:
         load_subject(subject, tmp_path, 1, lambda *_: None)
     assert error.value.slug == "bad-market-data"
+
+
+class _Asked(Exception):
+    """Instead of Qlib."""
+
+
+def test_what_qlib_is_asked_for(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training's region, and its data from the day on which they began: running sums carry on from there."""
+    handler = {**subject.meta.handler, "kwargs": {"start_time": "2001-02-03"}}
+    meta = subject.meta.model_copy(update={"region": "us", "handler": handler})
+    (tmp_path / "qlib" / "calendars").mkdir(parents=True)
+    asked = []
+
+    def compute(request: AlphaRequest) -> None:
+        asked.append(request)
+        raise _Asked
+
+    monkeypatch.setattr("rdagent_sota_patch.ablation.subject.compute_alpha", compute)
+    with pytest.raises(_Asked):
+        load_subject(replace(subject, meta=meta), tmp_path, 1, lambda *_: None)
+    (request,) = asked
+    assert (request.region, request.start) == ("us", "2001-02-03")
+    assert request.keep_from == meta.segments["train"][0]
+    assert set(meta.label.values()) <= set(request.expressions.values())
 
 
 def test_processors_that_only_the_pickle_knows(subject: Subject) -> None:

@@ -36,34 +36,23 @@ def measure(folder: Path) -> list[Comparison]:
     place = folder / "ablating"
     place.mkdir()
     run_child(MODULE, ["make", place], place)
-    qrun, one, two = [], [], []
-    for _ in range(_ROUNDS):
-        qrun.append(run_child(MODULE, ["qrun", place], place))
-        one.append(run_child(MODULE, ["ablate", place, "1"], place))
-        two.append(run_child(MODULE, ["ablate", place, "2"], place))
-    trials = one[0]["trials"]
+    commands = {"qrun": ["qrun", place], "one": ["ablate", place, "1"], "two": ["ablate", place, "2"]}
+    runs = [
+        {name: run_child(MODULE, given, place) for name, given in commands.items()} for _ in range(_ROUNDS)
+    ]
+    trials = runs[0]["one"]["trials"]
+
+    def ratio(what: str, unit: str, figure: str, ours: str, theirs: str, most: float) -> Comparison:
+        measured, reference = ([run[name][figure] for run in runs] for name in (ours, theirs))
+        return compare(what, unit, measured, reference, Limit(Bound.RATIO, most))
+
+    cpu = f"processor time of one of {trials} trials / of a qrun of the same model"
+    peak_of = "peak memory of a process that ablates / of that qrun"
+    wall = "trials in two processes / in one, on the clock"
     return [
-        compare(
-            f"processor time of one of {trials} trials / of a qrun of the same model",
-            "s",
-            [each["cpu"] / each["trials"] for each in one],
-            [each["cpu"] for each in qrun],
-            Limit(Bound.RATIO, 0.1),
-        ),
-        compare(
-            "peak memory of a process that ablates / of that qrun",
-            "MB",
-            [each["peak"] for each in one],
-            [each["peak"] for each in qrun],
-            Limit(Bound.RATIO, 1.5),
-        ),
-        compare(
-            "trials in two processes / in one, on the clock",
-            "s",
-            [each["wall"] for each in two],
-            [each["wall"] for each in one],
-            Limit(Bound.RATIO, 1 / 1.8),
-        ),
+        ratio(cpu, "s", "cpu of a model", "one", "qrun", 0.1),
+        ratio(peak_of, "MB", "peak", "one", "qrun", 1.5),
+        ratio(wall, "s", "wall", "two", "one", 1 / 1.8),
     ]
 
 
@@ -216,7 +205,7 @@ def _print(start: float, trials: int) -> None:
     wall = time.perf_counter() - start
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(each.ru_utime + each.ru_stime for each in used)
-    print(json.dumps({"cpu": cpu, "wall": wall, "peak": peak(), "trials": trials}))
+    print(json.dumps({"cpu of a model": cpu / trials, "wall": wall, "peak": peak(), "trials": trials}))
 
 
 if __name__ == "__main__":

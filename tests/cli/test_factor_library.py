@@ -135,7 +135,11 @@ def test_what_is_damaged_is_said(tmp_path: Path) -> None:
     document = next(library.glob("*.json"))
     document.write_text("{")
     listed = run("library", "list", "--library", library)
-    assert listed.exit_code == 1 and "1 of 1 factors" in listed.stdout
+    assert listed.exit_code == 1 and "1 of 1 factor in" in listed.stdout
+    none = run("library", "list", "--search", "nothing like it", "--library", library)
+    assert "None of 1 factor in" in none.stdout
+    missing = run("library", "show", "C", "--library", library)
+    assert "Documents that cannot be read: 1." in missing.stderr
     assert "library-damaged" in listed.stderr and document.name in listed.stderr
 
 

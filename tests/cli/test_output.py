@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.table import Table
 
-from rdagent_sota_patch.cli.output import out, print_json
+from rdagent_sota_patch.cli.output import count, out, print_json
 
 
 def _table() -> Table:
@@ -55,3 +55,8 @@ def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str])
     """NaN and infinities are not JSON."""
     print_json({"values": [1.5, float("nan"), float("inf")]})
     assert json.loads(capsys.readouterr().out) == {"values": [1.5, None, None]}
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 factors"), (1, "1 factor"), (1200, "1,200 factors")])
+def test_one_and_many(number: int, said: str) -> None:
+    assert count(number, "factor") == said

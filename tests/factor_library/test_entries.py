@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.factor_library import entries
 from rdagent_sota_patch.factor_library.entries import (
     LibraryFactor,
     default_library,
@@ -55,6 +56,19 @@ def test_no_library(tmp_path: Path) -> None:
     with pytest.raises(SotaError) as caught:
         read_library(tmp_path / "nowhere")
     assert caught.value.slug == "library-not-found"
+
+
+def test_several_names_read_the_library_once(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: each document is parsed once for all of them."""
+    read, calls = entries.read_factor, []
+
+    def count(folder: Path, factor_id: str) -> LibraryFactor:
+        calls.append(factor_id)
+        return read(folder, factor_id)
+
+    monkeypatch.setattr(entries, "read_factor", count)
+    assert [factor.name for factor in entries.find_factors(library, ["B", "A", "B"])] == ["B", "A", "B"]
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_patch.errors import SotaError
+from rdagent_sota_patch.errors import SotaError, TableError
+from rdagent_sota_patch.factor_library import shelving
 from rdagent_sota_patch.factor_library.entries import find_factor, read_library, values_path
 from rdagent_sota_patch.factor_library.shelving import Findings, add_factors, use_factors
+from rdagent_sota_patch.factor_table import canonical
 from rdagent_sota_patch.factor_table.metrics import FactorFigures
 from rdagent_sota_patch.factor_table.provenance import read_provenance
 from rdagent_sota_patch.hashing import hash_text
@@ -65,6 +68,46 @@ def test_another_run_of_the_same_factor(tmp_path: Path) -> None:
     with pytest.raises(SotaError) as caught:
         find_factor(tmp_path / "library", "A")
     assert caught.value.slug == "library-ambiguous"
+
+
+def test_a_table_that_changes_while_it_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No factor gets values of another hash: adding again gives whole factors."""
+    source, table = make_source(tmp_path)
+    before = table.read_bytes()
+    fingerprint = shelving.fingerprint_factors
+
+    def change(*arguments: Any) -> dict[str, str]:
+        found = fingerprint(*arguments)
+        write_table(table, A=VALUES["C"], B=VALUES["C"])
+        os.utime(table, ns=(1, 1))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shelving, "fingerprint_factors", change)
+        with pytest.raises(TableError, match="changed"):
+            add_factors(tmp_path / "library", source, table, NOTHING)
+    table.write_bytes(before)
+    add_factors(tmp_path / "library", source, table, NOTHING)
+    factors, _ = read_library(tmp_path / "library")
+    assert len(factors) == 2
+    assert use_factors(tmp_path / "library", factors, tmp_path / "set.parquet").table.rows == 360
+
+
+def test_a_table_in_any_order_is_sorted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not again for each factor; the hashes are those of the sorted table's factors."""
+    sorted_once = [each.factor.id for each in add(tmp_path)]
+    source, table = make_source(tmp_path)
+    pd.read_parquet(table).sample(frac=1, random_state=1).to_parquet(table)
+    rearrange, calls = canonical._rearrange, []
+
+    def count(*arguments: Any) -> None:
+        calls.append(arguments)
+        rearrange(*arguments)
+
+    monkeypatch.setattr(canonical, "_rearrange", count)
+    added = add_factors(tmp_path / "other", source, table, NOTHING)
+    assert [each.factor.id for each in added] == sorted_once
+    assert len(calls) == 1
 
 
 def test_figures_and_verdicts_come_later(tmp_path: Path) -> None:

@@ -43,23 +43,24 @@ def made_factors() -> tuple[pd.DataFrame, pd.DataFrame]:
     return old, new.drop(index=INDEX[20:25])
 
 
-def our_means(frame: pd.DataFrame) -> np.ndarray:
+def our_means(frame: pd.DataFrame, fewest: int = 2) -> np.ndarray:
     """Of every pair, in blocks of five days."""
     wide = frame.reindex(INDEX).to_numpy().reshape(12, 9, -1).transpose(2, 0, 1)
-    means = MeanCorrelations(len(frame.columns))
+    means = MeanCorrelations(len(frame.columns), fewest)
     for start in range(0, 12, 5):
         means.add(wide[:, start : start + 5])
     return means.means()
 
 
-def test_means_are_those_of_pandas() -> None:
+@pytest.mark.parametrize("fewest", [2, 5])
+def test_means_are_those_of_pandas(fewest: int) -> None:
     """Every pair's mean correlation is that of `DataFrame.corr` by day."""
     frame = pd.concat(made_factors(), axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy on constant days.
-        days = np.stack([day.corr(min_periods=2).to_numpy() for _, day in frame.groupby("datetime")])
+        days = np.stack([day.corr(min_periods=fewest).to_numpy() for _, day in frame.groupby("datetime")])
         expected = np.nanmean(days, axis=0)
-    np.testing.assert_allclose(our_means(frame), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(our_means(frame, fewest), expected, rtol=0, atol=1e-9)
 
 
 def test_those_that_rdagent_keeps_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

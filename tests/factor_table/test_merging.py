@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdagent_sota_patch.errors import TableError
-from rdagent_sota_patch.factor_table import merging
-from rdagent_sota_patch.factor_table.merging import Merged, Part, merge_tables
-from rdagent_sota_patch.factor_table.provenance import FactorOrigin, read_provenance
+from rdagent_sota_patch.errors import SotaError, TableError
+from rdagent_sota_patch.factor_table import alignment, merging
+from rdagent_sota_patch.factor_table.alignment import Part
+from rdagent_sota_patch.factor_table.merging import Merged, merge_tables
+from rdagent_sota_patch.factor_table.provenance import FactorOrigin, Provenance, read_provenance
 from rdagent_sota_patch.factor_table.table import read_factor_table
 
 from .frames import INDEX, flatten
@@ -136,6 +139,23 @@ def test_tables_in_any_order_and_type(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frame["C"], VALUES["C"].astype("float32"))
 
 
+def test_some_factors_of_one_run(tmp_path: Path) -> None:
+    """Whole numbers stay what they are, since no row is missing; the footer can say which run it was."""
+    made({"A": VALUES["A"], "Whole": np.arange(DAYS * STOCKS), "B": VALUES["B"]}).to_parquet(
+        tmp_path / "run.parquet"
+    )
+    table = read_factor_table(tmp_path / "run.parquet")
+    part = Part(table, ("Whole", "A"), (FactorOrigin("Whole", loop=3), FactorOrigin("A")), "run", "")
+    run = Provenance("log", 4, "log/5", metrics={"IC": 0.1})
+    merge_tables([part], tmp_path / "some.parquet", run=run)
+    expected = pd.read_parquet(tmp_path / "run.parquet")[[("feature", "Whole"), ("feature", "A")]]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "some.parquet"), expected)
+    provenance = read_provenance(tmp_path / "some.parquet")
+    assert provenance is not None
+    assert (provenance.task_id, provenance.loop, provenance.snapshot) == ("log", 4, "log/5")
+    assert (provenance.metrics, provenance.factors) == ({"IC": 0.1}, part.origins)
+
+
 @pytest.mark.parametrize(
     ("second", "said"),
     [
@@ -179,6 +199,56 @@ def test_what_was_there_stays_when_it_fails(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "merged.parquet").read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_table_that_changed_since_it_was_checked(tmp_path: Path, shuffled: bool) -> None:
+    """It is noticed before the old file is replaced, whether the table has RD-Agent's layout or another."""
+    (tmp_path / "merged.parquet").write_bytes(b"precious")
+    frame, other = made({"A": VALUES["A"]}), made({"A": VALUES["B"]})
+    if shuffled:
+        frame, other = (each.sample(frac=1, random_state=1) for each in (frame, other))
+    frame.to_parquet(tmp_path / "run.parquet")
+    table = read_factor_table(tmp_path / "run.parquet")
+    other.to_parquet(tmp_path / "run.parquet")
+    os.utime(tmp_path / "run.parquet", ns=(1, 1))
+    with pytest.raises(TableError, match="changed"):
+        merge_tables([Part(table, ("A",), (FactorOrigin("A"),), "run", "run")], tmp_path / "merged.parquet")
+    assert (tmp_path / "merged.parquet").read_bytes() == b"precious"
+
+
+def test_more_tables_than_files_may_be_open(tmp_path: Path) -> None:
+    """Hundreds of tables of one factor are put together all the same."""
+    draw = np.random.default_rng(5)
+    frames = [made({f"F{number}": draw.standard_normal(DAYS * STOCKS)}) for number in range(150)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        merged, frame = merge(tmp_path, *frames)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert merged.left_out == ()
+    pd.testing.assert_frame_equal(
+        frame, flatten(pd.concat(frames, axis=1)), check_exact=True, check_freq=False
+    )
+
+
+def test_no_room_for_the_scratch_file(tmp_path: Path) -> None:
+    """A limit on a file's size stands in for the disk: an error with the folder, and nothing is written."""
+    parts = []
+    for number in range(100):
+        made({f"F{number}": VALUES["A"]}).to_parquet(tmp_path / f"{number}.parquet")
+        table = read_factor_table(tmp_path / f"{number}.parquet")
+        parts.append(Part(table, table.names, (FactorOrigin(table.names[0]),), str(number), str(number)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(SotaError, match="scratch file") as caught:
+            merge_tables(parts, tmp_path / "merged.parquet")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.slug == "cannot-write" and "TMPDIR" in str(caught.value)
+    assert not (tmp_path / "merged.parquet").exists()
+
+
 @given(data=st.data())
 def test_blocks_do_not_matter(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever rows each run has and however the days are cut into blocks, the values are those of pandas."""
@@ -191,7 +261,7 @@ def test_blocks_do_not_matter(tmp_path_factory: pytest.TempPathFactory, data: st
         for number, name in enumerate("AC")
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "_BLOCK_BYTES", data.draw(st.integers(1, 20_000)))
+        patch.setattr(alignment, "_BLOCK_BYTES", data.draw(st.integers(1, 20_000)))
         _, frame = merge(folder, *frames)
     expected = flatten(pd.concat(frames, axis=1).sort_index())
     pd.testing.assert_frame_equal(frame, expected, check_exact=True, check_freq=False)

@@ -80,7 +80,14 @@ def test_the_command(
     assert all(origin.code for origin in provenance.factors)
     again = CliRunner().invoke(app, [*asked, *more])
     assert {**json.loads(again.stdout)} == answer
-    assert not (out / "work").exists()
+    assert not list(out.glob("ablation-work-*"))
+    nothing = tmp_path / "nothing.parquet"
+    more = ["--save", str(nothing), "--seeds", "1", "--windows", "1", "--json"]
+    done = CliRunner().invoke(app, [*asked, *more])
+    answer = json.loads(done.stdout)
+    assert (done.exit_code, answer["smallest"], answer["saved"]) == (1, None, None)
+    assert [problem["slug"] for problem in answer["problems"]] == ["one-window", "nothing-saved"]
+    assert not nothing.exists()
 
 
 def test_a_bundle_has_the_logs_features(factor_run: RealRun, sandbox: Sandbox, tmp_path: Path) -> None:
