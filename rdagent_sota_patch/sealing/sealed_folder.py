@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +83,11 @@ def make_sealed(
             try:
                 _make(making, day, places, data_places)
                 # Another run may have made the same meanwhile.
-                with suppress(FileExistsError, OSError):
+                try:
                     making.rename(folder)
+                except OSError:
+                    if not folder.is_dir():
+                        raise
             finally:
                 shutil.rmtree(making, ignore_errors=True)
         except OSError as error:
@@ -151,7 +153,8 @@ def _key(day: date, folders: Sequence[Path]) -> str:
 
 def _state(folder: Path) -> Iterator[bytes]:
     try:
-        for root, names, files in os.walk(folder):
+        # Features are often a link to another disk.
+        for root, names, files in os.walk(folder, followlinks=True):
             names.sort()
             for name in sorted(files):
                 path = Path(root, name)
