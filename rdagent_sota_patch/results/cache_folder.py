@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.bundle.folder import hold_work, is_work
+from rdagent_sota_patch.work_folder import hold_work, is_work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,6 +20,7 @@ from rdagent_sota_patch.demo.synthetic_market import (
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sealing import sealed_folder
 from rdagent_sota_patch.sealing.sealed_folder import SealedData, make_sealed
+from rdagent_sota_patch.work_folder import hold_work
 
 DAY = date(2018, 2, 1)
 
@@ -74,10 +75,14 @@ def test_a_failed_copy_leaves_nothing(market: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(market: Path, tmp_path: Path) -> None:
-    """By its number, which no process has."""
-    abandoned = tmp_path / "store" / ".making-4194305-x"
-    abandoned.mkdir(parents=True)
-    seal(market, tmp_path / "store")
+    """What another one is at work in stays, whatever its number: in a container it is another one's."""
+    store = tmp_path / "store"
+    store.mkdir()
+    abandoned = store / ".rdagent-sota-0123456789abcdef.tmp"
+    with hold_work(store) as held:
+        abandoned.mkdir()
+        seal(market, store)
+        assert held.is_dir()
     assert not abandoned.exists()
 
 
