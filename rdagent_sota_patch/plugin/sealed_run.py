@@ -64,8 +64,8 @@ def seal_run(stages: tuple[str, ...], settings: Settings) -> None:
         for problem in problems:
             logger.warning(str(problem))
     seal = _make_seal(stages, day)
-    put_in_force(seal)
     _lead_to(seal)
+    put_in_force(seal)
     for notice in seal.data.notices:
         logger.warning(f"[seal-left-out] {notice}")
     logger.info(
@@ -193,7 +193,13 @@ def _change_volumes(environment: Any, seal: Seal) -> None:
 def _wall_in(environment: Any, command: str) -> None:
     import shlex
 
-    run = environment._run
+    run = getattr(environment, "_run", None)
+    if run is None:
+        raise HostError(
+            "host-changed",
+            "RD-Agent's LocalEnv has no _run, so that programs could not be kept from the sealed days.",
+            f"Unset {SEAL}, or use a release of RD-Agent.",
+        )
 
     def run_walled_in(self: Any, entry: str | None = None, *args: Any, **kwargs: Any) -> Any:
         return run(

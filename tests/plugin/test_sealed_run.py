@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from rdagent_sota_patch.errors import HostError, SotaError
 from rdagent_sota_patch.plugin import sealed_run
-from rdagent_sota_patch.plugin.seal import Seal
-from rdagent_sota_patch.plugin.sealed_run import stages_of
+from rdagent_sota_patch.plugin.seal import Seal, seal_in_force
+from rdagent_sota_patch.plugin.sealed_run import seal_run, stages_of
 from rdagent_sota_patch.plugin.template import read_template
 from rdagent_sota_patch.sealing.sealed_folder import SealedData
+from rdagent_sota_patch.settings import Settings
 
 DAY = date(2020, 3, 2)
 
@@ -49,6 +51,36 @@ def test_a_container_gets_the_copy_as_its_qlib_folder(in_force: Seal) -> None:
         (str(in_force.data.qlib_home), {"bind": "/root/.qlib/", "mode": "ro"}),
         ("/more", "/more"),
     ]
+
+
+def test_a_release_whose_programs_cannot_be_walled_in_is_refused(in_force: Seal) -> None:
+    """With a next step, as where its containers cannot be led."""
+
+    class Environment:
+        def __init__(self, conf: object) -> None: ...
+
+    with pytest.raises(SotaError, match="LocalEnv has no _run") as walled:
+        sealed_run._wall_in(Environment, "wall")
+    with pytest.raises(SotaError, match="no default configuration") as led:
+        sealed_run._change_volumes(Environment, in_force)
+    assert (walled.value.slug, led.value.slug) == ("host-changed", "host-changed")
+
+
+def test_a_seal_that_could_not_be_put_on_is_not_in_force(
+    rdagent: Path, in_force: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second try in this process would take it for done."""
+
+    def fail(_: Seal) -> None:
+        raise HostError("host-changed", "no such method")
+
+    monkeypatch.setattr(sealed_run, "find_seal_problems", lambda *_: ())
+    monkeypatch.setattr(sealed_run, "_make_seal", lambda *_: in_force)
+    monkeypatch.setattr(sealed_run, "_lead_to", fail)
+    for _ in range(2):
+        with pytest.raises(HostError):
+            seal_run(("factor",), Settings(sota_seal_from=DAY))
+    assert seal_in_force() is None
 
 
 def test_only_loops_on_qlib_are_sealed() -> None:
