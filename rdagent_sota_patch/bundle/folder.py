@@ -5,23 +5,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
-import secrets
-import shutil
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from rdagent_sota_patch.atomic import confirm, hold, sync_file, sync_folder
+from rdagent_sota_patch.atomic import confirm, sync_file, sync_folder
 from rdagent_sota_patch.bundle.contents import is_inside, walk
 from rdagent_sota_patch.bundle.documents import COMPANION_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from rdagent_sota_patch.errors import BundleError, SotaError
+from rdagent_sota_patch.work_folder import hold_work, remove_tree
 
 if sys.platform != "win32":
-    import fcntl
+    pass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 NEW_NAME = "new.tmp"
 OLD_NAME = "old.tmp"
 
-_WORK = re.compile(r"\.rdagent-sota-[0-9a-f]{16}\.tmp")
 _LARGEST_MANIFEST = 16 << 20
 # linux/fcntl.h and linux/fs.h.
 _HERE = -100
@@ -69,84 +66,13 @@ def make_folder(
                 require_free(target, force=force, known=known)
                 replaced = _put_in_place(temporary, target, old)
             except BaseException:
-                _remove_tree(temporary)
+                remove_tree(temporary)
                 raise
             if replaced is not None:
-                _remove_tree(replaced)
+                remove_tree(replaced)
     except OSError as error:
         raise cannot_write(target, error) from error
     confirm(target)
-
-
-@contextmanager
-def hold_work(parent: Path) -> Iterator[Path]:
-    """Give a hidden folder in ``parent`` of this process's own; what killed processes left there is removed first.
-
-    While the block runs, no other `hold_work` takes it for one of those: the kernel's lock on it goes with the
-    process. It may be renamed or removed in the block, and is left where it is after.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    remove_abandoned(parent)
-    folder, descriptor = _make_held(parent)
-    try:
-        yield folder
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-@contextmanager
-def make_aside(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder in ``folder`` that is removed after the block, also by the next call after a kill.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    with hold_work(folder) as work:
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def is_work(name: str) -> bool:
-    """Whether a folder's name is one that `hold_work` gives."""
-    return _WORK.fullmatch(name) is not None
-
-
-def remove_abandoned(parent: Path) -> None:
-    """Remove the folders of `hold_work` whose process is gone; those of other users stay, and what is not a folder."""
-    if sys.platform == "win32":
-        return
-    with suppress(OSError):
-        for folder in sorted(path for path in parent.iterdir() if is_work(path.name)):
-            with suppress(OSError):
-                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                try:
-                    if os.fstat(descriptor).st_uid == os.getuid():
-                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        _remove_tree(folder)
-                finally:
-                    os.close(descriptor)
-
-
-def _make_held(parent: Path) -> tuple[Path, int | None]:
-    """A new folder with the lock on it, as long as the descriptor is open; None where the system has no such lock."""
-    while True:
-        folder = parent / f".rdagent-sota-{secrets.token_hex(8)}.tmp"
-        folder.mkdir()
-        if sys.platform == "win32":
-            return folder, None
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            # Taken for an abandoned one between the two calls.
-            continue
-        if hold(folder, descriptor):
-            return folder, descriptor
-        os.close(descriptor)
 
 
 @contextmanager
@@ -261,9 +187,3 @@ def _sync_tree(folder: Path) -> None:
         for name in files:
             sync_file(Path(path, name))
         sync_folder(Path(path))
-
-
-def _remove_tree(folder: Path) -> None:
-    # Clean-up must not hide the failure that led here; what is left begins with a dot and ends in .tmp or .old.
-    with suppress(OSError, RecursionError):
-        shutil.rmtree(folder)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rdagent_sota_patch.bundle.folder import make_aside
 from rdagent_sota_patch.errors import BundleError, Problem, SotaError
 from rdagent_sota_patch.evidence.seed_test import METRIC, SeedTest, compare_seeds, is_constant
 from rdagent_sota_patch.evidence.seeded_model import (
@@ -35,6 +34,7 @@ from rdagent_sota_patch.scoring.days_backtest import DAYS_A_YEAR
 from rdagent_sota_patch.sessions.records import Signature
 from rdagent_sota_patch.sessions.thaw import Unthawable, thaw_plain
 from rdagent_sota_patch.sessions.workspaces import find_workspace_holding
+from rdagent_sota_patch.work_folder import make_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,13 @@ from rdagent_sota_patch.scoring.market_days import members_on, read_calendar, re
 from rdagent_sota_patch.scoring.mined import list_mined
 from rdagent_sota_patch.scoring.prediction import find_unproven
 from rdagent_sota_patch.scoring.recomputation import Range, RecomputeOptions, score_range
-from rdagent_sota_patch.sealing.opening_ledger import Opening, add_opening, count_openings, default_ledger
+from rdagent_sota_patch.sealing.opening_ledger import (
+    Opening,
+    add_opening,
+    count_openings,
+    default_ledger,
+    read_openings,
+)
 from rdagent_sota_patch.sealing.seal_record import SEAL_NAME
 
 if TYPE_CHECKING:
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     from rdagent_sota_patch.scoring.mined import Report
 
 _LEAST_DAYS = 2
+_UNPROVEN_HINT = (
+    "Leave it out and train again under the seal; or, where it was not judged, audit again and export."
+)
 _NAMES = {
     "annualized_return": "1day.excess_return_with_cost.annualized_return",
     "information_ratio": "1day.excess_return_with_cost.information_ratio",
@@ -99,11 +108,13 @@ def unseal(bundle: Bundle, market: MarketFiles, options: UnsealOptions, report: 
         SotaError: ``ledger-unreadable``, ``cannot-write``.
     """
     sealed_from, metrics = read_bundle_seal(bundle)
+    # Before hours of scoring; it is read again when the opening is added.
+    read_openings(options.ledger)
     _, meta = bundle.model
     portfolio = read_portfolio(bundle)
     factors = list_mined(bundle)
     if unproven := [problem for factor in factors if (problem := find_unproven(factor)) is not None]:
-        raise BundleError.of(unproven)
+        raise BundleError.of([replace(problem, hint=_UNPROVEN_HINT) for problem in unproven])
     days = _sealed_days(market, sealed_from)
     stocks = members_on(read_memberships(market.qlib_dir, meta.instruments), days[-1])
     notices: list[Problem] = []

@@ -17,8 +17,9 @@ from rdagent_sota_patch.factor_table.checks import check_segments
 from rdagent_sota_patch.factor_table.combining import FeatureSet, combine_features
 from rdagent_sota_patch.factor_table.sources import Source, find_source
 from rdagent_sota_patch.factor_table.table import FactorTable, read_factor_table
-from rdagent_sota_patch.plugin.host import check_market, model_segments, own_log, table_store
-from rdagent_sota_patch.plugin.sealed_run import require_sealed_source
+from rdagent_sota_patch.plugin.host import check_market, model_segments, table_store
+from rdagent_sota_patch.plugin.own_log import own_log
+from rdagent_sota_patch.plugin.seal import require_sealed_source
 from rdagent_sota_patch.settings import Settings, SourceKind, load_settings
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from rdagent_sota_patch.plugin.host import alpha_features, check_market, model_s
 from rdagent_sota_patch.plugin.host_check import require_known_host
 from rdagent_sota_patch.plugin.needs import find_missing
 from rdagent_sota_patch.plugin.rebuildable import require_rebuildable
-from rdagent_sota_patch.plugin.sealed_run import announce_seal, find_seal_problems, require_sealed_source
+from rdagent_sota_patch.plugin.seal import require_sealed_source
+from rdagent_sota_patch.plugin.seal_check import announce_seal, find_seal_problems
 from rdagent_sota_patch.plugin.traits import Traits, installed_traits
 from rdagent_sota_patch.settings import Settings, load_settings
 

@@ -11,7 +11,7 @@ from rdagent_sota_patch.factor_table.checks import Findings
 from rdagent_sota_patch.factor_table.fit import check_fit
 from rdagent_sota_patch.factor_table.universe import read_universe
 from rdagent_sota_patch.host_source import find_host
-from rdagent_sota_patch.plugin.sealed_run import TABLE_STORE, seal_in_force, sealed_place
+from rdagent_sota_patch.plugin.seal import TABLE_STORE, seal_in_force, sealed_place
 from rdagent_sota_patch.plugin.traits import installed_traits
 
 if TYPE_CHECKING:
@@ -69,13 +69,6 @@ def table_store() -> Path:
             "RD-Agent needs to write beside it, too: check WORKSPACE_PATH and its permissions.",
         ) from error
     return folder
-
-
-def own_log() -> Path:
-    """The log folder of the run in this process; a resumed run's is the one it goes on writing."""
-    from rdagent.log import rdagent_logger
-
-    return Path(rdagent_logger.storage.path)
 
 
 def factor_data_folder() -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 from contextlib import nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _QLIB_LOOPS = frozenset({"FactorRDLoop", "ModelRDLoop", "QuantRDLoop"})
 
 _MEGABYTE = 1 << 20
+
+_IN_RUN: ContextVar[bool] = ContextVar("_IN_RUN", default=False)
 
 
 def attach_loop(module: ModuleType) -> None:
@@ -39,12 +42,15 @@ def attach_loop(module: ModuleType) -> None:
 
     @functools.wraps(run)
     async def run_checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _IN_RUN.set(True)
         try:
             _prepare(self)
             _adopt(self)
             return await run(self, *args, **kwargs)
         except SotaError as error:
             _stop(error)
+        finally:
+            _IN_RUN.reset(token)
 
     @functools.wraps(dump)
     def dump_and_save(self: Any, path: Path | str) -> None:
@@ -58,43 +64,58 @@ def attach_loop(module: ModuleType) -> None:
     loop_class.run = run_checked
     loop_class.dump = dump_and_save
     # Before a loop is made, or loaded: its scenario describes the data to the LLM at once.
-    loop_class.__new__ = _make_sealed
+    loop_class.__new__ = _sealing_first(loop_class)
 
 
 # RDLoop is the base of other scenarios' loops, too: what they never need is not imported for them.
 
 
-def _make_sealed(cls: type, *_: Any, **__: Any) -> Any:
-    """A new loop, not yet initialized; of Qlib's, after the data were sealed, if that is asked for."""
-    try:
-        if not _QLIB_LOOPS.isdisjoint({base.__name__ for base in cls.__mro__}):
-            settings = load_settings()
-            if settings.sota_seal_from is not None:
-                from rdagent_sota_patch.plugin.sealed_run import seal_run, stages_of
+def _sealing_first(loop_class: Any) -> Any:
+    """How a loop of this class is made, after the data were sealed, if that is asked for."""
+    own = vars(loop_class).get("__new__")
 
-                seal_run(stages_of(cls), settings)
-    except SotaError as error:
-        _stop(error)
-    return object.__new__(cls)
+    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            _seal(cls)
+        except SotaError as error:
+            _stop(error)
+        upstream = own or super(loop_class, cls).__new__
+        # object's takes no arguments where a class has its own.
+        return upstream(cls) if upstream is object.__new__ else upstream(cls, *args, **kwargs)
+
+    return staticmethod(make)
+
+
+def _seal(loop_class: type) -> None:
+    # A copy that RD-Agent makes of a running loop belongs to that run, whatever a .env says by now.
+    if _IN_RUN.get() or not _is_qlib(loop_class):
+        return
+    settings = load_settings()
+    if settings.sota_seal_from is not None:
+        from rdagent_sota_patch.plugin.sealed_run import seal_run, stages_of
+
+        seal_run(stages_of(loop_class), settings)
 
 
 def _prepare(loop: Any) -> None:
     settings = load_settings()
     for notice in settings.notices():
         _log().warning(str(notice))
-    if _is_qlib(loop):
-        from rdagent_sota_patch.plugin.host import own_log
+    if _is_qlib(type(loop)):
+        from rdagent_sota_patch.plugin.own_log import own_log
         from rdagent_sota_patch.sealing.seal_record import SEAL_NAME
 
         log = own_log()
         if settings.sota_seal_from is not None or (log / SEAL_NAME).exists():
-            from rdagent_sota_patch.plugin.sealed_run import record_seal
+            from rdagent_sota_patch.plugin.seal import record_seal
 
-            record_seal(log, resumed=bool(loop.trace.hist))
+            # Its history is empty until a whole loop is done; its first steps have seen the data.
+            resumed = bool(loop.loop_trace or loop.trace.hist)
+            record_seal(log, asked=settings.sota_seal_from, resumed=resumed)
     if (
         settings.source is not None
         or settings.save_sota_factors
-        or (settings.sota_accept_seeds is not None and _is_qlib(loop))
+        or (settings.sota_accept_seeds is not None and _is_qlib(type(loop)))
     ):
         from rdagent_sota_patch.plugin.host_check import require_known_host
 
@@ -111,23 +132,23 @@ def _prepare(loop: Any) -> None:
 
 
 def _adopt(loop: Any) -> None:
-    if _is_qlib(loop) and _weights_limit() is not None:
+    if _is_qlib(type(loop)) and _weights_limit() is not None:
         from rdagent_sota_patch.plugin.embedding import adopt_history
 
         adopt_history(loop)
 
 
 def _keeping(loop: Any, snapshot: Path) -> AbstractContextManager[None]:
-    if not _is_qlib(loop) or (limit := _weights_limit()) is None:
+    if not _is_qlib(type(loop)) or (limit := _weights_limit()) is None:
         return nullcontext()
     from rdagent_sota_patch.plugin.embedding import keeping_weights
 
     return keeping_weights(loop, snapshot, limit)
 
 
-def _is_qlib(loop: Any) -> bool:
+def _is_qlib(loop_class: type) -> bool:
     # By name: run as a script (`python rdagent/app/qlib_rd_loop/factor.py`), the class lives in __main__.
-    return not {cls.__name__ for cls in type(loop).__mro__}.isdisjoint(_QLIB_LOOPS)
+    return not {cls.__name__ for cls in loop_class.__mro__}.isdisjoint(_QLIB_LOOPS)
 
 
 @functools.cache

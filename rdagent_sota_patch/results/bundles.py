@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 from rdagent_sota_patch import __version__
 from rdagent_sota_patch.atomic import replace_atomically
 from rdagent_sota_patch.bundle.documents import MANIFEST_NAME, Manifest
-from rdagent_sota_patch.bundle.folder import make_aside
 from rdagent_sota_patch.bundle.opening import open_bundle
 from rdagent_sota_patch.errors import ApiError, SotaError
 from rdagent_sota_patch.export.choice import choose_experiment, find_workspace_of
@@ -37,6 +36,7 @@ from rdagent_sota_patch.results.assets import Asset, asset_of_bytes
 from rdagent_sota_patch.results.cache_folder import make_room, mark_used, put, throw_out
 from rdagent_sota_patch.results.factor_metrics import FactorMetrics
 from rdagent_sota_patch.results.tasks import stamp_files
+from rdagent_sota_patch.work_folder import make_aside
 
 if TYPE_CHECKING:
     from rdagent_sota_patch.results.exporter import BundleRequest, Exporter, FiguresRequest, Stage

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rdagent_sota_patch.bundle.folder import is_work, make_aside
+from rdagent_sota_patch.work_folder import is_work, make_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rdagent_sota_patch.atomic import sync_folder
 from rdagent_sota_patch.errors import SotaError
 
 if sys.platform != "win32":
@@ -95,7 +96,8 @@ def add_opening(ledger: Path, opening: Opening) -> tuple[Opening, ...]:
     Raises:
         SotaError: ``ledger-unreadable``, ``cannot-write``.
     """
-    line = f"{opening.model_dump_json()}\n".encode()
+    # In ASCII: some characters of a folder's name end a line for some readers, or are no text at all.
+    line = f"{json.dumps(opening.model_dump())}\n".encode("ascii")
     try:
         ledger.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -113,6 +115,8 @@ def add_opening(ledger: Path, opening: Opening) -> tuple[Opening, ...]:
             os.ftruncate(descriptor, size)
             raise SotaError("cannot-write", f"Cannot write {ledger}: the disk is full.", "Make room.")
         os.fsync(descriptor)
+        if not size:
+            sync_folder(ledger.parent)
     except OSError as error:
         raise _cannot_write(ledger, error) from error
     finally:

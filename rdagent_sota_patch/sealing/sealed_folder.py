@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sandbox.jail import Jail
 from rdagent_sota_patch.sandbox.market import read_market
 from rdagent_sota_patch.sealing.qlib_copy import cut_provider
+from rdagent_sota_patch.work_folder import hold_work, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 _FORMAT = "1"
 """Changes when what is cut, or how, changes: old copies are not used then."""
 _NOTICES = "notices.json"
-_MAKING = ".making-"
 _KEY_LENGTH = 16
 
 
@@ -79,15 +77,12 @@ def make_sealed(
     if not folder.is_dir():
         try:
             store.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(store)
-            making = Path(tempfile.mkdtemp(prefix=f"{_MAKING}{os.getpid()}-", dir=store))
-            try:
-                _make(making, day, places, data_places)
-                # Another run may have made the same meanwhile.
-                with suppress(FileExistsError, OSError):
-                    making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
+            with hold_work(store) as making:
+                try:
+                    _make(making, day, places, data_places)
+                    _put_in_place(making, folder)
+                finally:
+                    remove_tree(making)
         except OSError as error:
             raise SotaError(
                 "cannot-write",
@@ -106,7 +101,7 @@ def make_sealed(
 
 def _make(making: Path, day: date, providers: dict[Path, Path], data_folders: dict[Path, Path]) -> None:
     notices = []
-    # mkdtemp makes it private; a container's user has to read it.
+    # A container's user has to read it.
     making.chmod(0o755)
     (making / "qlib").mkdir()
     for source, place in providers.items():
@@ -118,6 +113,15 @@ def _make(making: Path, day: date, providers: dict[Path, Path], data_folders: di
     for source, place in data_folders.items():
         notices += cut_data_folder(source, making / place, day)
     (making / _NOTICES).write_text(json.dumps(notices, ensure_ascii=False), encoding="utf-8")
+
+
+def _put_in_place(making: Path, folder: Path) -> None:
+    try:
+        making.rename(folder)
+    except OSError:
+        # Another run may have made the same meanwhile.
+        if not folder.is_dir():
+            raise
 
 
 def cut_data_folder(source: Path, target: Path, day: date) -> list[str]:
@@ -151,7 +155,8 @@ def _key(day: date, folders: Sequence[Path]) -> str:
 
 def _state(folder: Path) -> Iterator[bytes]:
     try:
-        for root, names, files in os.walk(folder):
+        # Features are often a link to another disk.
+        for root, names, files in os.walk(folder, followlinks=True):
             names.sort()
             for name in sorted(files):
                 path = Path(root, name)
@@ -163,16 +168,3 @@ def _state(folder: Path) -> Iterator[bytes]:
             f"Data cannot be sealed: {error.filename or folder}: {error.strerror or error}.",
             "Check the folder and its permissions.",
         ) from error
-
-
-def _remove_abandoned(store: Path) -> None:
-    """Remove what a process that was killed left half made."""
-    for entry in store.glob(f"{_MAKING}*"):
-        process = entry.name.removeprefix(_MAKING).partition("-")[0]
-        if process.isdigit():
-            try:
-                os.kill(int(process), 0)
-            except ProcessLookupError:
-                shutil.rmtree(entry, ignore_errors=True)
-            except OSError:
-                continue

@@ -18,7 +18,7 @@ from rdagent_sota_patch.sealing.seal_record import ROW, SEAL_NAME, SealRecord, r
 from rdagent_sota_patch.sessions.frames import thaw_array
 from rdagent_sota_patch.sessions.inert import LARGEST_OF_STRANGERS, Inert, read_inert
 from rdagent_sota_patch.sessions.signature import open_envelope
-from rdagent_sota_patch.sessions.thaw import FROM_BUFFER, RECONSTRUCT, Unthawable, thaw_path
+from rdagent_sota_patch.sessions.thaw import FROM_BUFFER, RECONSTRUCT, Unthawable, thaw_dtype, thaw_path
 from rdagent_sota_patch.sessions.workspaces import is_folder, workspace_candidates
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ class _Findings:
         except OSError as error:
             self.not_judged(file, str(error.strerror or error))
             return {}
-        days, workspaces = _look_into(held, self._examples)
+        days, workspaces, unread = _look_into(held, self._examples)
         self._tell(file, days)
+        if unread:
+            self.not_judged(file, f"it holds {unread[0]}")
         return workspaces
 
     def judge_tables(self) -> None:
@@ -142,9 +144,12 @@ class _Findings:
     def _judge_text(self, file: Path) -> None:
         try:
             with file.open("rb") as opened:
-                content = opened.read(_LARGEST_TEXT)
+                content = opened.read(_LARGEST_TEXT + 1)
         except OSError as error:
             self.not_judged(file, str(error.strerror or error))
+            return
+        if len(content) > _LARGEST_TEXT:
+            self.not_judged(file, "it is too large to be read")
             return
         self._tell(file, _days_in_text(content.decode("utf-8", "replace"), self._examples))
 
@@ -187,8 +192,15 @@ def _days_in_text(text: str, examples: frozenset[str]) -> list[np.datetime64]:
     return days
 
 
-def _look_into(held: Any, examples: frozenset[str]) -> tuple[list[np.datetime64], dict[str, PurePath]]:
-    """The last day of each array of times in a pickle, of each index, and of each printed table; and workspaces."""
+def _look_into(
+    held: Any, examples: frozenset[str]
+) -> tuple[list[np.datetime64], dict[str, PurePath], list[str]]:
+    """The last day of each array of times in a pickle, of each index, and of each printed table.
+
+    Returns:
+        The days, the workspaces that are named, and what is an array of times that cannot be read.
+    """
+    unread: list[str] = []
     days: list[np.datetime64] = []
     workspaces: dict[str, PurePath] = {}
     seen: set[int] = set()
@@ -203,7 +215,10 @@ def _look_into(held: Any, examples: frozenset[str]) -> tuple[list[np.datetime64]
         seen.add(id(value))
         if isinstance(value, Inert):
             if value.origin in RECONSTRUCT or value.origin in FROM_BUFFER:
-                days += _days_of_array(value)
+                try:
+                    days += _days_of_array(value)
+                except Unthawable as error:
+                    unread.append(str(error))
             elif value.origin == _TIMESTAMP:
                 days += _day_of_timestamp(value)
             place = value.attributes.get("workspace_path")
@@ -216,18 +231,30 @@ def _look_into(held: Any, examples: frozenset[str]) -> tuple[list[np.datetime64]
             waiting += [*value.keys(), *value.values()]
         else:
             waiting += list(value)
-    return days, workspaces
+    return days, workspaces, unread
 
 
 def _days_of_array(value: Inert) -> list[np.datetime64]:
     try:
         array = thaw_array(value)
     except Unthawable:
+        if _is_of_times(value):
+            raise
+        # Of other things, some of which may be times; they are looked at one by one.
         return []
     if array.dtype.kind != "M" or not array.size:
         return []
     known = array[~np.isnat(array)]
     return [known.max().astype("datetime64[ns]")] if known.size else []
+
+
+def _is_of_times(array: Inert) -> bool:
+    parts = (*array.arguments, *(array.state if isinstance(array.state, tuple) else ()))
+    for part in parts:
+        with suppress(Unthawable):
+            if thaw_dtype(part)[0].startswith("M"):
+                return True
+    return False
 
 
 def _day_of_timestamp(value: Inert) -> list[np.datetime64]:

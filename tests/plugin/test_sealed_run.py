@@ -1,60 +1,34 @@
-"""What keeps a run from being sealed, what its log says, and where a container's data come from."""
+"""Where the data of a sealed run come from, and what its programs cannot reach."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import date, datetime, timezone
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rdagent_sota_patch.errors import SotaError
-from rdagent_sota_patch.plugin import host, sealed_run
-from rdagent_sota_patch.plugin.sealed_run import Seal, record_seal, require_sealed_source, stages_of
+from rdagent_sota_patch.errors import HostError, SotaError
+from rdagent_sota_patch.plugin import sealed_run
+from rdagent_sota_patch.plugin.seal import Seal, seal_in_force
+from rdagent_sota_patch.plugin.sealed_run import seal_run, stages_of
 from rdagent_sota_patch.plugin.template import read_template
-from rdagent_sota_patch.sealing.seal_record import SealRecord, read_seal, write_seal
 from rdagent_sota_patch.sealing.sealed_folder import SealedData
+from rdagent_sota_patch.settings import Settings
 
 DAY = date(2020, 3, 2)
-LATEST = date(2020, 2, 27)
 
 
 @pytest.fixture
-def in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seal]:
+def in_force(tmp_path: Path) -> Seal:
     """A seal, without anything of RD-Agent's changed."""
     copy = tmp_path / "sealed" / "2020-03-02-key"
     data = SealedData(copy, copy / "qlib", {Path("/q"): copy / "qlib" / "q"}, {Path("/d"): copy / "d"}, ())
-    seal = Seal(DAY, data, wall=True)
-    monkeypatch.setattr(sealed_run._InForce, "seal", seal)
-    yield seal
-
-
-@pytest.mark.parametrize(
-    ("given", "edge", "words"),
-    [
-        ("2020-02-27", "test_end", ""),
-        ("2020-02-28", "test_end", "no later trading day is left before 2020-03-02"),
-        ("2020-03-02", "test_end", "ends on 2020-03-02, which is sealed"),
-        ("2020-03-02", "test_start", "starts on 2020-03-02, which is sealed"),
-        ("2020-02-28", "valid_end", ""),
-        ("2021-01-01 00:00:00", "train_end", "ends on 2021-01-01, which is sealed"),
-        (None, "test_end", "gives no day"),
-        ("null", "test_end", "gives no day"),
-        (None, "train_end", ""),
-        ("soon", "test_end", "is not a date"),
-    ],
-)
-def test_a_segment_has_to_end_before_the_seal(given: str | None, edge: str, words: str) -> None:
-    """With a day left for Qlib's executor; the hint names what to set, and to which day."""
-    problems = list(sealed_run._judge(given, edge, (DAY, LATEST), "QLIB_MODEL_X", "model"))
-    assert [words in problem.message for problem in problems] == [True] * bool(words)
-    if words and "date" not in words:
-        assert "Set QLIB_MODEL_X to 2020-02-27 or an earlier day" in problems[0].hint
+    return Seal(DAY, data, wall=True)
 
 
 def test_a_template_is_led_to_the_copy() -> None:
@@ -81,53 +55,34 @@ def test_a_container_gets_the_copy_as_its_qlib_folder(in_force: Seal) -> None:
     ]
 
 
-def test_the_log_says_that_the_run_was_sealed(in_force: Seal, tmp_path: Path) -> None:
-    """Once; a resumed run is held to it, also one without a seal."""
-    log = tmp_path / "log"
-    record_seal(log, resumed=False)
-    record = read_seal(log)
-    assert record is not None
-    assert (record.sealed_from, record.key, record.wall) == (DAY, "2020-03-02-key", True)
-    record_seal(log, resumed=True)
-    assert read_seal(log) == record
-    sealed_run._InForce.seal = None
-    with pytest.raises(SotaError, match="begun sealed from 2020-03-02 on") as caught:
-        record_seal(log, resumed=True)
-    assert caught.value.slug == "seal-changed"
+def test_a_release_whose_programs_cannot_be_walled_in_is_refused(in_force: Seal) -> None:
+    """With a next step, as where its containers cannot be led."""
+
+    class Environment:
+        def __init__(self, conf: object) -> None: ...
+
+    with pytest.raises(SotaError, match="LocalEnv has no _run") as walled:
+        sealed_run._wall_in(Environment, "wall")
+    with pytest.raises(SotaError, match="no default configuration") as led:
+        sealed_run._change_volumes(Environment, in_force)
+    assert (walled.value.slug, led.value.slug) == ("host-changed", "host-changed")
 
 
-def test_a_run_that_was_begun_open_cannot_be_sealed(in_force: Seal, tmp_path: Path) -> None:
-    """Its history knows the days."""
-    with pytest.raises(SotaError, match="begun without a seal"):
-        record_seal(tmp_path / "log", resumed=True)
+def test_a_seal_that_could_not_be_put_on_is_not_in_force(
+    rdagent: Path, in_force: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second try in this process would take it for done."""
 
+    def fail(_: Seal) -> None:
+        raise HostError("host-changed", "no such method")
 
-def test_nothing_is_written_without_a_seal(tmp_path: Path) -> None:
-    """A log has no file more."""
-    (tmp_path / "log").mkdir()
-    record_seal(tmp_path / "log", resumed=False)
-    assert list((tmp_path / "log").iterdir()) == []
-
-
-def source(log: Path | None, *, gone: bool) -> Any:
-    """A source of SOTA factors."""
-    session = None if log is None else SimpleNamespace(log=log)
-    return SimpleNamespace(path=log or Path("table"), table=None if gone else Path("table"), session=session)
-
-
-def test_factors_that_were_chosen_by_sealed_days_are_refused(tmp_path: Path) -> None:
-    """By the table's last day; where the table is gone, by what the log says of its run."""
-    late, early = SimpleNamespace(end=DAY), SimpleNamespace(end=LATEST)
-    require_sealed_source(source(tmp_path, gone=False), early, DAY)  # type: ignore[arg-type]
-    with pytest.raises(SotaError, match="days up to 2020-03-02"):
-        require_sealed_source(source(tmp_path, gone=False), late, DAY)  # type: ignore[arg-type]
-    with pytest.raises(SotaError, match="its log does not say"):
-        require_sealed_source(source(tmp_path, gone=True), None, DAY)
-    record = SealRecord(sealed_from=DAY, key="k", wall=True, written_at=datetime.now(timezone.utc))
-    write_seal(tmp_path, record)
-    require_sealed_source(source(tmp_path, gone=True), None, DAY)
-    with pytest.raises(SotaError, match="its log does not say"):
-        require_sealed_source(source(tmp_path, gone=True), None, LATEST)
+    monkeypatch.setattr(sealed_run, "find_seal_problems", lambda *_: ())
+    monkeypatch.setattr(sealed_run, "_make_seal", lambda *_: in_force)
+    monkeypatch.setattr(sealed_run, "_lead_to", fail)
+    for _ in range(2):
+        with pytest.raises(HostError):
+            seal_run(("factor",), Settings(sota_seal_from=DAY))
+    assert seal_in_force() is None
 
 
 def test_only_loops_on_qlib_are_sealed() -> None:
@@ -154,7 +109,7 @@ def test_what_the_run_needs_is_not_covered(
     own = workspaces / "sealed-2020-03-02"
     for folder in (tmp_path / log, tmp_path / "pickle_cache", own, data.folder):
         folder.mkdir(parents=True)
-    monkeypatch.setattr(host, "own_log", lambda: tmp_path / log)
+    monkeypatch.setattr(sealed_run, "own_log", lambda: tmp_path / log)
     path = sealed_run._write_covers(Seal(DAY, data, wall=True), tmp_path / "pickle_cache", workspaces, own)
     covered = [Path(target) for _, target in json.loads(path.read_text())]
     logs = [tmp_path / "log"] if log == "log/run" else []

@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from rdagent_sota_patch.bundle.folder import make_aside
 from rdagent_sota_patch.results.cache_folder import make_room, put, throw_out
+from rdagent_sota_patch.work_folder import make_aside
 
 
 def put_file(path: Path, age: float = 0.0) -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,6 +20,7 @@ from rdagent_sota_patch.demo.synthetic_market import (
 from rdagent_sota_patch.errors import SotaError
 from rdagent_sota_patch.sealing import sealed_folder
 from rdagent_sota_patch.sealing.sealed_folder import SealedData, make_sealed
+from rdagent_sota_patch.work_folder import hold_work
 
 DAY = date(2018, 2, 1)
 
@@ -71,8 +75,50 @@ def test_a_failed_copy_leaves_nothing(market: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(market: Path, tmp_path: Path) -> None:
-    """By its number, which no process has."""
-    abandoned = tmp_path / "store" / ".making-4194305-x"
-    abandoned.mkdir(parents=True)
-    seal(market, tmp_path / "store")
+    """What another one is at work in stays, whatever its number: in a container it is another one's."""
+    store = tmp_path / "store"
+    store.mkdir()
+    abandoned = store / ".rdagent-sota-0123456789abcdef.tmp"
+    with hold_work(store) as held:
+        abandoned.mkdir()
+        seal(market, store)
+        assert held.is_dir()
     assert not abandoned.exists()
+
+
+def test_data_behind_a_link_are_part_of_the_key(market: Path, tmp_path: Path) -> None:
+    """A provider's features are often kept on another disk: what changes there is not what was cut before."""
+    provider = shutil.copytree(market / ".qlib" / "qlib_data" / "cn_data", tmp_path / "cn_data")
+    (provider / "features").rename(tmp_path / "elsewhere")
+    (provider / "features").symlink_to(tmp_path / "elsewhere")
+    first = make_sealed(tmp_path / "store", DAY, [provider], [], tmp_path)
+    stock = "features/sh600000/close.day.bin"
+    (tmp_path / "elsewhere" / "sh600000" / "close.day.bin").write_bytes(struct.pack("<ff", 0, 7.5))
+    second = make_sealed(tmp_path / "store", DAY, [provider], [], tmp_path)
+    assert second.key != first.key
+    assert (second.providers[provider] / stock).read_bytes() == struct.pack("<ff", 0, 7.5)
+
+
+@pytest.mark.parametrize("other", ["whole", "a file"])
+def test_what_another_run_put_in_place_meanwhile(
+    market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """The same copy is used; anything else in its place is an error with a next step."""
+    make = sealed_folder._make
+
+    def make_slowly(making: Path, *rest: Any) -> None:
+        make(making, *rest)
+        place = making.parent / sealed_folder._key(DAY, [market / "full"])
+        if other == "whole":
+            shutil.copytree(making, place)
+        else:
+            place.touch()
+
+    monkeypatch.setattr(sealed_folder, "_make", make_slowly)
+    if other == "whole":
+        sealed = make_sealed(tmp_path / "store", DAY, [], [market / "full"], market)
+        assert list((tmp_path / "store").iterdir()) == [sealed.folder]
+    else:
+        with pytest.raises(SotaError) as caught:
+            make_sealed(tmp_path / "store", DAY, [], [market / "full"], market)
+        assert caught.value.slug == "cannot-write"

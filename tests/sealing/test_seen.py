@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_patch.sealing import seen
 from rdagent_sota_patch.sealing.seal_record import ROW, SealRecord, write_seal
 from rdagent_sota_patch.sealing.seen import find_seen_days
 from rdagent_sota_patch.sessions.records import Session, Signature
@@ -148,3 +149,26 @@ def test_what_cannot_be_read_is_not_judged(tmp_path: Path) -> None:
     (workspace / "pred.pkl").write_bytes(b"\x80\x04broken")
     (workspace / "x.parquet").write_bytes(b"PAR1")
     assert [problem.slug for problem in find_seen_days(session, ())] == ["seal-not-judged"] * 2
+
+
+@pytest.mark.parametrize("suffix", [".log", ".txt"])
+def test_a_text_that_is_too_large_is_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """What is behind the part that would be read may show a sealed day."""
+    session, workspace = run(tmp_path)
+    monkeypatch.setattr(seen, "_LARGEST_TEXT", 2000)
+    (workspace / f"train{suffix}").write_text(f"{'nothing ' * 300}\n2021-01-04 SH600000 1.5\n")
+    (problem,) = find_seen_days(session, ())
+    assert problem.slug == "seal-not-judged"
+    assert "too large" in problem.message
+
+
+def test_times_in_a_form_that_is_not_read_are_not_passed(tmp_path: Path) -> None:
+    """Neither seen nor clean."""
+    session, workspace = run(tmp_path)
+    held = {"days": np.array(["2021-01-04"], dtype="datetime64[D]"), "numbers": np.array([1 + 2j])}
+    (workspace / "held.pkl").write_bytes(pickle.dumps(held))
+    (problem,) = find_seen_days(session, ())
+    assert problem.slug == "seal-not-judged"
+    assert "held.pkl" in problem.message
